@@ -1,0 +1,373 @@
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// Timing of liveness. A peer that died without a word is noticed SilenceLimit
+// after its last byte, below the 15 s that both sides promise. TCP_USER_TIMEOUT
+// cannot do this: it also counts the time in which a live peer's window is closed
+// (tcp(7)), and an R session that computes for minutes before it reads a result
+// does just that.
+const (
+	HeartbeatInterval = 5 * time.Second
+	SilenceLimit      = 13 * time.Second
+	// HandshakeLimit bounds a connection until its Hello and Welcome are through.
+	HandshakeLimit = 5 * time.Second
+)
+
+// Timing is the liveness timing of one connection; zero fields mean the constants.
+type Timing struct {
+	Heartbeat time.Duration
+	Silence   time.Duration
+}
+
+// Conn is a connection that carries frames. One goroutine may read; any number
+// may write. Close ends both, from any goroutine.
+type Conn struct {
+	conn   net.Conn // TLS, or TCP on loopback
+	socket *batch   // below conn
+	timing Timing
+
+	in        []byte // read and not yet parsed: in[start:end]
+	start     int
+	end       int
+	remaining int // bytes of the current Data frame still to come
+
+	writing sync.Mutex
+	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
+
+	heartbeat *time.Timer
+	closing   sync.Once
+	closed    chan struct{}
+}
+
+// Dial connects to the rendezvous at address (host:port), with TLS when config is
+// not nil.
+func Dial(ctx context.Context, address string, config *tls.Config, timing Timing) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, HandshakeLimit)
+	defer cancel()
+	// The kernel's keepalive is off: heartbeats do its work, and see more.
+	dialer := net.Dialer{KeepAlive: -1}
+	socket, err := dialer.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	b := &batch{Conn: socket}
+	if config == nil {
+		return newConn(b, b, timing), nil
+	}
+	config = config.Clone()
+	config.NextProtos = []string{ALPN}
+	secure := tls.Client(b, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		socket.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+	}
+	return newConn(secure, b, timing), nil
+}
+
+// Accept makes a Conn of an accepted TCP connection, with TLS when config is not
+// nil. It owns socket from here on, and closes it on error.
+func Accept(ctx context.Context, socket net.Conn, config *tls.Config, timing Timing) (*Conn, error) {
+	b := &batch{Conn: socket}
+	if config == nil {
+		return newConn(b, b, timing), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, HandshakeLimit)
+	defer cancel()
+	config = config.Clone()
+	config.NextProtos = []string{ALPN}
+	secure := tls.Server(b, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		socket.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", socket.RemoteAddr(), err)
+	}
+	return newConn(secure, b, timing), nil
+}
+
+func newConn(conn net.Conn, socket *batch, timing Timing) *Conn {
+	if timing.Heartbeat == 0 {
+		timing.Heartbeat = HeartbeatInterval
+	}
+	if timing.Silence == 0 {
+		timing.Silence = SilenceLimit
+	}
+	c := &Conn{conn: conn, socket: socket, timing: timing, closed: make(chan struct{})}
+	c.in = make([]byte, idleBuffer)
+	return c
+}
+
+// StartHeartbeat begins the heartbeats, after the handshake: before it the other
+// side is a stranger, which HandshakeLimit bounds.
+func (c *Conn) StartHeartbeat() {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.heartbeat == nil {
+		c.heartbeat = time.AfterFunc(c.timing.Heartbeat, c.beat)
+	}
+}
+
+func (c *Conn) beat() {
+	select {
+	case <-c.closed:
+		return
+	default:
+	}
+	// A write that is under way says the same, and if it is stuck, the other side
+	// is not reading and does not wait for us either.
+	if c.writing.TryLock() {
+		err := c.writeSmall(Heartbeat, nil)
+		c.writing.Unlock()
+		if err != nil {
+			c.Close()
+			return
+		}
+	}
+	c.heartbeat.Reset(c.timing.Heartbeat)
+}
+
+// RemoteAddr is the other side's address.
+func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
+
+// Close closes the connection; a read or write that is under way returns an error.
+func (c *Conn) Close() error {
+	var err error
+	c.closing.Do(func() {
+		close(c.closed)
+		// The socket, not the TLS connection: its Close waits up to 5 s to send a
+		// farewell to a peer that may be gone.
+		err = c.socket.Conn.Close()
+	})
+	return err
+}
+
+const (
+	// idleBuffer suffices for the control frames of a parked worker; ten thousand
+	// parked workers hold 5 MB of it.
+	idleBuffer = 512
+	// bulkBuffer takes what the kernel has ready of a bulk transfer at once.
+	bulkBuffer = 128 << 10
+)
+
+// oneRecord is what one TLS record takes (RFC 8446, 5.1).
+const oneRecord = 16 << 10
+
+// Next reads the next frame, or the next piece of a Data frame; heartbeats are
+// taken in silently. It fails when nothing arrives for the silence limit. The
+// payload is valid until the next call.
+func (c *Conn) Next() (Frame, error) {
+	for {
+		if c.remaining > 0 {
+			return c.data()
+		}
+		if err := c.need(HeaderSize); err != nil {
+			return Frame{}, err
+		}
+		t, length, err := parseHeader(c.in[c.start:c.end])
+		if err != nil {
+			return Frame{}, err
+		}
+		c.start += HeaderSize
+		switch t {
+		case Heartbeat:
+			continue
+		case Data:
+			c.remaining = length
+			continue
+		}
+		if err := c.need(length); err != nil {
+			return Frame{}, noEOF(err)
+		}
+		payload := c.in[c.start : c.start+length]
+		c.start += length
+		return Frame{Type: t, Payload: payload}, nil
+	}
+}
+
+func (c *Conn) data() (Frame, error) {
+	if c.start == c.end {
+		if len(c.in) < bulkBuffer && c.remaining > len(c.in) {
+			c.in = make([]byte, bulkBuffer)
+		}
+		if err := c.need(1); err != nil {
+			return Frame{}, noEOF(err)
+		}
+	}
+	n := min(c.remaining, c.end-c.start)
+	payload := c.in[c.start : c.start+n]
+	c.start += n
+	c.remaining -= n
+	return Frame{Type: Data, Payload: payload}, nil
+}
+
+// need reads until n bytes are there to parse.
+func (c *Conn) need(n int) error {
+	if c.end-c.start >= n {
+		return nil
+	}
+	if n > len(c.in) {
+		grown := make([]byte, n)
+		c.end = copy(grown, c.in[c.start:c.end])
+		c.in, c.start = grown, 0
+	} else if c.start > 0 {
+		c.end = copy(c.in, c.in[c.start:c.end])
+		c.start = 0
+	}
+	for c.end < n {
+		if err := c.conn.SetReadDeadline(time.Now().Add(c.timing.Silence)); err != nil {
+			return err
+		}
+		read, err := c.conn.Read(c.in[c.end:])
+		c.end += read
+		if err != nil && c.end < n {
+			if c.end > 0 {
+				err = noEOF(err)
+			}
+			return c.explain(err)
+		}
+	}
+	return nil
+}
+
+func (c *Conn) explain(err error) error {
+	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+		return fmt.Errorf("nothing heard from %s for %s: %w", c.conn.RemoteAddr(), c.timing.Silence, err)
+	}
+	return err
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Shrink gives back the memory of a bulk transfer; called between sessions by the
+// reading goroutine.
+func (c *Conn) Shrink() {
+	if len(c.in) > idleBuffer && c.end-c.start <= idleBuffer {
+		small := make([]byte, idleBuffer)
+		c.end = copy(small, c.in[c.start:c.end])
+		c.in, c.start = small, 0
+	}
+	c.writing.Lock()
+	c.socket.shrink()
+	c.writing.Unlock()
+}
+
+// Send writes a frame with a JSON payload.
+func (c *Conn) Send(t Type, message any) error {
+	payload, err := json.Marshal(message)
+	if err != nil {
+		return fmt.Errorf("%s frame: %w", t, err)
+	}
+	if len(payload) > MaxControl {
+		return fmt.Errorf("%s frame: %d bytes, at most %d fit", t, len(payload), MaxControl)
+	}
+	frame := make([]byte, HeaderSize+len(payload))
+	putHeader(frame, t, len(payload))
+	copy(frame[HeaderSize:], payload)
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_, err = c.conn.Write(frame)
+	return err
+}
+
+// SendNumber writes a Reserve, Reserved or Release frame.
+func (c *Conn) SendNumber(t Type, number uint32) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return c.writeSmall(t, binary.BigEndian.AppendUint32(nil, number))
+}
+
+// Number is the payload of a Reserve, Reserved or Release frame.
+func (f Frame) Number() uint32 { return binary.BigEndian.Uint32(f.Payload) }
+
+// SendEOF writes an EOF frame.
+func (c *Conn) SendEOF() error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	return c.writeSmall(EOF, nil)
+}
+
+func (c *Conn) writeSmall(t Type, payload []byte) error {
+	putHeader(c.small[:], t, len(payload))
+	n := HeaderSize + copy(c.small[HeaderSize:], payload)
+	_, err := c.conn.Write(c.small[:n])
+	return err
+}
+
+// SendData writes one Data frame. The payload is frame[HeaderSize:], at most
+// MaxData bytes; the first HeaderSize bytes are room for the header, so that the
+// payload is never copied to make place for it.
+func (c *Conn) SendData(frame []byte) error {
+	putHeader(frame, Data, len(frame)-HeaderSize)
+	write := func() error {
+		_, err := c.conn.Write(frame)
+		return err
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if c.conn == net.Conn(c.socket) || len(frame) <= oneRecord {
+		return write()
+	}
+	return c.socket.together(write)
+}
+
+// batch is a socket that gathers the records which TLS makes of one frame, of
+// 16 KB each, into a single write: 256 KB cost one system call instead of 16, and
+// wake the reader once.
+type batch struct {
+	net.Conn
+	mu        sync.Mutex
+	gathering bool
+	out       []byte
+}
+
+// Write holds the lock while it writes, so that a record which TLS sends of its
+// own accord (a key update) cannot overtake gathered ones.
+func (b *batch) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.gathering {
+		b.out = append(b.out, p...)
+		return len(p), nil
+	}
+	return b.Conn.Write(p)
+}
+
+// together runs write, whose writes to b leave as one.
+func (b *batch) together(write func() error) error {
+	b.gather(true)
+	err := write()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gathering = false
+	if _, flushed := b.Conn.Write(b.out); err == nil {
+		err = flushed
+	}
+	b.out = b.out[:0]
+	return err
+}
+
+func (b *batch) gather(on bool) {
+	b.mu.Lock()
+	b.gathering = on
+	b.mu.Unlock()
+}
+
+func (b *batch) shrink() {
+	b.mu.Lock()
+	b.out = nil
+	b.mu.Unlock()
+}

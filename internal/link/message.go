@@ -1,0 +1,126 @@
+package link
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// ALPN is the protocol's name in the TLS handshake. A change that the other side
+// cannot read gets a new number.
+const ALPN = "psock-rendezvous/1"
+
+// Version is the protocol version a Hello announces.
+const Version = 1
+
+// HelloMessage introduces a slot.
+type HelloMessage struct {
+	Version int `json:"version"`
+	// Agent names the worker agent: the pod's name on Kubernetes, else the host's.
+	Agent string `json:"agent"`
+	// Instance is random for each start of the agent, so that a restarted agent
+	// is told from the one that it replaces.
+	Instance string `json:"instance"`
+	Slot     int    `json:"slot"`  // this slot, from 0
+	Slots    int    `json:"slots"` // how many slots the agent has
+	Group    string `json:"group,omitempty"`
+	Build    string `json:"build,omitempty"` // the agent's own version
+}
+
+// WelcomeMessage answers a HelloMessage.
+type WelcomeMessage struct {
+	Version int    `json:"version"`
+	Build   string `json:"build,omitempty"`
+}
+
+// RejectMessage says why a Hello is not served.
+type RejectMessage struct {
+	Reason string `json:"reason"`
+}
+
+// WorkerState is what a slot's worker is doing, as far as its agent decides it.
+type WorkerState string
+
+// The states an agent announces. Reserved and bound are the rendezvous' doing.
+const (
+	Installing WorkerState = "installing" // EXTRA_R_PACKAGES are being installed
+	Starting   WorkerState = "starting"   // R is on its way
+	Warm       WorkerState = "warm"       // R waits for its first message
+	Failed     WorkerState = "failed"     // R could not start; Reason says why; a retry follows
+	Draining   WorkerState = "draining"   // the agent is going away
+)
+
+// StateMessage announces a WorkerState.
+type StateMessage struct {
+	State  WorkerState `json:"state"`
+	Reason string      `json:"reason,omitempty"`
+	PID    int         `json:"pid,omitempty"` // of the R process, in the agent's PID namespace
+}
+
+// ExitMessage says how a worker ended.
+type ExitMessage struct {
+	// Cause is one line for people: "killed by the kernel: out of memory".
+	Cause string `json:"cause"`
+	// Expected: its session had ended, or it was told to end.
+	Expected bool     `json:"expected,omitempty"`
+	Lines    []string `json:"lines,omitempty"` // the last lines it wrote
+}
+
+// Decode parses the JSON payload of a frame of type t. Text that will reach a
+// log, a metric or an R session is bounded and freed of control characters here,
+// since the other side is trusted to be a worker, not to be well.
+func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | ExitMessage](t Type, payload []byte) (M, error) {
+	var m M
+	if err := json.Unmarshal(payload, &m); err != nil {
+		return m, fmt.Errorf("%w: %s frame: %w", ErrProtocol, t, err)
+	}
+	switch m := any(&m).(type) {
+	case *HelloMessage:
+		m.Agent, m.Instance = clean(m.Agent, 253), clean(m.Instance, 64)
+		m.Group, m.Build = clean(m.Group, 63), clean(m.Build, 64)
+		if m.Agent == "" || m.Instance == "" {
+			return *new(M), fmt.Errorf("%w: hello without the agent's name or instance", ErrProtocol)
+		}
+		if m.Slots < 1 || m.Slots > 1024 || m.Slot < 0 || m.Slot >= m.Slots {
+			return *new(M), fmt.Errorf("%w: hello for slot %d of %d", ErrProtocol, m.Slot, m.Slots)
+		}
+	case *RejectMessage:
+		m.Reason = clean(m.Reason, 512)
+	case *StateMessage:
+		m.Reason = clean(m.Reason, 512)
+		switch m.State {
+		case Installing, Starting, Warm, Failed, Draining:
+		default:
+			return *new(M), fmt.Errorf("%w: unknown worker state %q", ErrProtocol, clean(string(m.State), 32))
+		}
+	case *ExitMessage:
+		m.Cause = clean(m.Cause, 512)
+		if len(m.Lines) > 20 {
+			m.Lines = m.Lines[len(m.Lines)-20:]
+		}
+		for i := range m.Lines {
+			m.Lines[i] = clean(m.Lines[i], 512)
+		}
+	}
+	return m, nil
+}
+
+// clean makes s fit for one line of a log: valid, printable, at most limit bytes.
+func clean(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) <= limit {
+		return s
+	}
+	cut := limit
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut]
+}

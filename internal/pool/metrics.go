@@ -1,0 +1,52 @@
+package pool
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Metrics are the pool's metrics.
+type Metrics struct {
+	register prometheus.Registerer
+	deaths   prometheus.Counter
+}
+
+// NewMetrics registers the pool's metrics with register.
+func NewMetrics(register prometheus.Registerer) *Metrics {
+	return &Metrics{
+		register: register,
+		deaths: promauto.With(register).NewCounter(prometheus.CounterOpts{
+			Name: "rendezvous_worker_deaths_total",
+			Help: "Workers that ended without having been told to.",
+		}),
+	}
+}
+
+// attach registers what is read from p at each scrape.
+func (m *Metrics) attach(p *Pool) {
+	m.register.MustRegister(&collector{
+		pool: p,
+		workers: prometheus.NewDesc("rendezvous_workers",
+			"Worker slots connected to the rendezvous, by what their worker is doing.", []string{"state"}, nil),
+		waiting: prometheus.NewDesc("rendezvous_nodes_waiting",
+			"Nodes of R sessions that wait for a warm worker.", nil, nil),
+	})
+}
+
+type collector struct {
+	pool             *Pool
+	workers, waiting *prometheus.Desc
+}
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.workers
+	ch <- c.waiting
+}
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	states, waiting := c.pool.Counts()
+	for _, state := range States {
+		ch <- prometheus.MustNewConstMetric(c.workers, prometheus.GaugeValue, float64(states[state]), string(state))
+	}
+	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(waiting))
+}
