@@ -65,8 +65,6 @@ func Dial(ctx context.Context, address string, config *tls.Config, timing Timing
 	if config == nil {
 		return newConn(b, b, timing), nil
 	}
-	config = config.Clone()
-	config.NextProtos = []string{ALPN}
 	secure := tls.Client(b, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		socket.Close()
@@ -84,8 +82,6 @@ func Accept(ctx context.Context, socket net.Conn, config *tls.Config, timing Tim
 	}
 	ctx, cancel := context.WithTimeout(ctx, HandshakeLimit)
 	defer cancel()
-	config = config.Clone()
-	config.NextProtos = []string{ALPN}
 	secure := tls.Server(b, config)
 	if err := secure.HandshakeContext(ctx); err != nil {
 		socket.Close()

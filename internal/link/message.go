@@ -8,10 +8,6 @@ import (
 	"unicode/utf8"
 )
 
-// ALPN is the protocol's name in the TLS handshake. A change that the other side
-// cannot read gets a new number.
-const ALPN = "psock-rendezvous/1"
-
 // Version is the protocol version a Hello announces.
 const Version = 1
 

@@ -48,14 +48,14 @@ type Config struct {
 	ReserveLimit time.Duration
 }
 
-// Pool is the set of all slots. Its lock guards every Worker's mutable fields; it
+// Pool is the set of all slots. Its lock guards every slot's mutable fields; it
 // is never held during network I/O.
 type Pool struct {
 	config Config
 
 	mu      sync.Mutex
-	workers map[key]*Worker
-	warm    []*Worker // free, longest waiting first
+	slots   map[key]*slot
+	warm    []*slot   // free, longest waiting first
 	waiting []*waiter // for a warm worker, first come first
 	counts  map[State]int
 	next    uint32 // reservation numbers
@@ -67,12 +67,12 @@ type key struct {
 }
 
 type waiter struct {
-	given chan *Worker // buffered: a worker is given at most once
+	given chan *slot // buffered: a slot is given at most once
 }
 
 // New makes an empty pool.
 func New(config Config) *Pool {
-	p := &Pool{config: config, workers: make(map[key]*Worker), counts: make(map[State]int)}
+	p := &Pool{config: config, slots: make(map[key]*slot), counts: make(map[State]int)}
 	config.Metrics.attach(p)
 	return p
 }
@@ -81,35 +81,33 @@ func New(config Config) *Pool {
 // reserves it: its agent has just confirmed that it is there and untouched.
 func (p *Pool) Acquire(ctx context.Context) (*Worker, error) {
 	for {
-		w, err := p.take(ctx)
+		s, err := p.take(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if err := w.reserve(ctx); err == nil {
-			return w, nil
-		} else if ctx.Err() != nil {
-			w.Release()
-			return nil, ctx.Err()
+		w, err := p.reserve(ctx, s)
+		if err == nil || ctx.Err() != nil {
+			return w, err
 		}
 	}
 }
 
-func (p *Pool) take(ctx context.Context) (*Worker, error) {
+func (p *Pool) take(ctx context.Context) (*slot, error) {
 	p.mu.Lock()
 	if len(p.warm) > 0 {
-		w := p.warm[0]
+		s := p.warm[0]
 		p.warm = p.warm[1:]
-		p.setState(w, Reserved, "")
+		p.setState(s, Reserved, "")
 		p.mu.Unlock()
-		return w, nil
+		return s, nil
 	}
-	wait := &waiter{given: make(chan *Worker, 1)}
+	wait := &waiter{given: make(chan *slot, 1)}
 	p.waiting = append(p.waiting, wait)
 	p.mu.Unlock()
 
 	select {
-	case w := <-wait.given:
-		return w, nil
+	case s := <-wait.given:
+		return s, nil
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
@@ -125,26 +123,26 @@ func (p *Pool) take(ctx context.Context) (*Worker, error) {
 	return nil, ctx.Err()
 }
 
-// offer makes w, which nobody has touched, available. Called with the lock held.
-func (p *Pool) offer(w *Worker) {
-	if w.gone() || w.state == Draining {
+// offer makes s, which nobody has touched, available. Called with the lock held.
+func (p *Pool) offer(s *slot) {
+	if s.gone() || s.state == Draining {
 		return
 	}
 	if len(p.waiting) > 0 {
 		first := p.waiting[0]
 		p.waiting = p.waiting[1:]
-		p.setState(w, Reserved, "")
-		first.given <- w
+		p.setState(s, Reserved, "")
+		first.given <- s
 		return
 	}
-	p.setState(w, Warm, "")
-	p.warm = append(p.warm, w)
+	p.setState(s, Warm, "")
+	p.warm = append(p.warm, s)
 }
 
-// withdraw takes w off the free list. Called with the lock held.
-func (p *Pool) withdraw(w *Worker) {
+// withdraw takes s off the free list. Called with the lock held.
+func (p *Pool) withdraw(s *slot) {
 	for i, other := range p.warm {
-		if other == w {
+		if other == s {
 			p.warm = append(p.warm[:i], p.warm[i+1:]...)
 			return
 		}
@@ -153,45 +151,48 @@ func (p *Pool) withdraw(w *Worker) {
 
 // setState is the only place where a worker's state changes. Called with the lock
 // held.
-func (p *Pool) setState(w *Worker, state State, reason string) {
-	if w.state != "" {
-		p.counts[w.state]--
+func (p *Pool) setState(s *slot, state State, reason string) {
+	if s.gone() && state != "" {
+		return // a last frame of a connection that was replaced
+	}
+	if s.state != "" {
+		p.counts[s.state]--
 	}
 	if state != "" {
 		p.counts[state]++
 	}
-	if w.state != state {
-		w.since = time.Now()
+	if s.state != state {
+		s.since = time.Now()
 	}
-	w.state, w.reason = state, reason
+	s.state, s.reason = state, reason
 }
 
-func (p *Pool) add(w *Worker) error {
+func (p *Pool) add(s *slot) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	k := key{w.hello.Instance, w.hello.Slot}
-	if old := p.workers[k]; old != nil {
+	k := key{s.hello.Instance, s.hello.Slot}
+	if old := p.slots[k]; old != nil {
 		// The agent knows that its old connection is dead before we do.
 		p.remove(old)
 		old.conn.Close()
 	}
-	if len(p.workers) >= p.config.MaxWorkers {
-		return fmt.Errorf("the pool is full: %d workers, the limit of --max-workers", len(p.workers))
+	if len(p.slots) >= p.config.MaxWorkers {
+		return fmt.Errorf("the pool is full: %d workers, the limit of --max-workers", len(p.slots))
 	}
-	p.workers[k] = w
-	p.setState(w, Starting, "")
+	p.slots[k] = s
+	p.setState(s, Starting, "")
 	return nil
 }
 
-// remove forgets w. Called with the lock held, more than once for a replaced w.
-func (p *Pool) remove(w *Worker) {
-	if w.gone() {
+// remove forgets s. Called with the lock held, more than once for a replaced s.
+func (p *Pool) remove(s *slot) {
+	if s.gone() {
 		return
 	}
-	close(w.lost)
-	p.withdraw(w)
-	p.setState(w, "", "")
-	delete(p.workers, key{w.hello.Instance, w.hello.Slot})
+	close(s.lost)
+	p.withdraw(s)
+	p.setState(s, "", "")
+	delete(p.slots, key{s.hello.Instance, s.hello.Slot})
 }
 
 // Snapshot describes one slot at one moment.
@@ -208,19 +209,23 @@ type Snapshot struct {
 	// LastExit says how the slot's previous worker ended, when nobody had asked
 	// it to.
 	LastExit string `json:"lastExit,omitempty"`
-	// User is what Bind was given: who has the worker.
-	User any `json:"-"`
+	// Cluster is what Bind was given: who has the worker.
+	Cluster string `json:"cluster,omitempty"`
 }
 
 // Workers describes every slot, sorted by agent and slot.
 func (p *Pool) Workers() []Snapshot {
 	p.mu.Lock()
-	all := make([]Snapshot, 0, len(p.workers))
-	for _, w := range p.workers {
+	all := make([]Snapshot, 0, len(p.slots))
+	for _, s := range p.slots {
+		cluster := ""
+		if s.holder != nil {
+			cluster = s.holder.cluster
+		}
 		all = append(all, Snapshot{
-			Agent: w.hello.Agent, Slot: w.hello.Slot, Group: w.hello.Group,
-			Address: w.conn.RemoteAddr().String(), State: w.state, Reason: w.reason,
-			Since: w.since, PID: w.pid, Build: w.hello.Build, LastExit: w.lastExit, User: w.user,
+			Agent: s.hello.Agent, Slot: s.hello.Slot, Group: s.hello.Group,
+			Address: s.conn.RemoteAddr().String(), State: s.state, Reason: s.reason,
+			Since: s.since, PID: s.pid, Build: s.hello.Build, LastExit: s.lastExit, Cluster: cluster,
 		})
 	}
 	p.mu.Unlock()
@@ -239,8 +244,8 @@ func (p *Pool) Counts() (states map[State]int, waiting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	states = make(map[State]int, len(States))
-	for _, s := range States {
-		states[s] = p.counts[s]
+	for _, state := range States {
+		states[state] = p.counts[state]
 	}
 	return states, len(p.waiting)
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // Sink takes what a bound worker sends. All its methods are called by the one
-// goroutine that reads the worker's connection: while Data blocks, that worker's
-// connection is not read, and nobody else's is touched.
+// goroutine that reads the slot's connection: while Data blocks, that connection
+// is not read, and nobody else's is touched.
 type Sink interface {
 	// Data takes the next bytes of the PSOCK connection; p is valid during the call.
 	Data(p []byte)
@@ -25,135 +25,114 @@ type Sink interface {
 	Ended(cause string)
 }
 
-// Worker is one slot of one agent.
+// Worker is one R process, handed out by Acquire to one holder, for one session.
 type Worker struct {
-	pool  *Pool
-	conn  *link.Conn
-	hello link.HelloMessage
-	log   *zap.Logger
-	lost  chan struct{} // closed by Pool.remove: the slot's connection is gone
+	slot      *slot
+	number    uint32        // of the reservation
+	confirmed chan struct{} // closed by the agent's answer
+	over      chan struct{} // closed when the worker has ended or was given back
 
-	// Guarded by pool.mu.
-	state       State
-	reason      string
-	since       time.Time
-	pid         int
-	lastExit    string
-	sink        Sink
-	user        any
-	reservation uint32
-	confirmed   chan struct{} // closed when the agent has confirmed reservation
-	over        chan struct{} // closed when the reserved or bound worker has ended
+	// Guarded by Pool.mu.
+	sink    Sink
+	cluster string
 }
 
 // errUnconfirmed: the agent did not grant the reservation.
 var errUnconfirmed = errors.New("the reservation was not confirmed")
 
-func (w *Worker) gone() bool {
-	select {
-	case <-w.lost:
-		return true
-	default:
-		return false
-	}
-}
-
 // Name is the agent's name and the slot: "future-worker-7d4f9-x2x9k/0".
-func (w *Worker) Name() string { return fmt.Sprintf("%s/%d", w.hello.Agent, w.hello.Slot) }
+func (w *Worker) Name() string { return w.slot.name() }
 
-// Over is closed when the reserved or bound worker has ended or its connection is
-// lost; valid from Acquire to Release.
-func (w *Worker) Over() <-chan struct{} {
-	w.pool.mu.Lock()
-	defer w.pool.mu.Unlock()
-	return w.over
-}
+// Over is closed when the worker has ended or its connection is lost.
+func (w *Worker) Over() <-chan struct{} { return w.over }
 
 // reserve asks the agent for its worker and waits for the answer.
-func (w *Worker) reserve(ctx context.Context) error {
-	p := w.pool
+func (p *Pool) reserve(ctx context.Context, s *slot) (*Worker, error) {
+	w := &Worker{slot: s, confirmed: make(chan struct{}), over: make(chan struct{})}
 	p.mu.Lock()
+	if s.gone() || s.state != Reserved {
+		p.mu.Unlock()
+		return nil, errUnconfirmed
+	}
 	p.next++
-	number := p.next
-	confirmed, over := make(chan struct{}), make(chan struct{})
-	w.reservation, w.confirmed, w.over = number, confirmed, over
+	w.number = p.next
+	s.holder = w
 	p.mu.Unlock()
 
-	if err := w.conn.SendNumber(link.Reserve, number); err != nil {
-		w.conn.Close()
-		return err
+	if err := s.conn.SendNumber(link.Reserve, w.number); err != nil {
+		s.conn.Close()
+		return nil, err
 	}
 	limit := time.NewTimer(p.config.ReserveLimit)
 	defer limit.Stop()
 	select {
-	case <-confirmed:
-		return nil
-	case <-w.lost:
-		return errUnconfirmed
-	case <-over:
-		return errUnconfirmed
+	case <-w.confirmed:
+		return w, nil
+	case <-w.over:
+		return nil, errUnconfirmed
 	case <-ctx.Done():
-		return ctx.Err()
+		w.Release()
+		return nil, ctx.Err()
 	case <-limit.C:
-		w.log.Warn("worker does not answer, closing its connection", zap.Duration("waited", p.config.ReserveLimit))
-		w.conn.Close()
-		return errUnconfirmed
+		s.log.Warn("worker does not answer, closing its connection", zap.Duration("waited", p.config.ReserveLimit))
+		s.conn.Close()
+		return nil, errUnconfirmed
 	}
 }
 
-// Release gives a reserved worker back that nobody has sent anything to.
+// Release gives back a worker that nobody has sent anything to. It does nothing
+// for a worker that is over or was bound.
 func (w *Worker) Release() {
-	p := w.pool
+	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
-	if w.gone() || w.state != Reserved {
+	if s.holder != w || s.state != Reserved {
 		p.mu.Unlock()
 		return
 	}
-	number := w.reservation
-	w.confirmed, w.over = nil, nil
+	s.finishUse()
 	p.mu.Unlock()
 
 	// Sent before the worker is offered, so that the next Reserve comes after it.
-	if err := w.conn.SendNumber(link.Release, number); err != nil {
-		w.conn.Close()
+	if err := s.conn.SendNumber(link.Release, w.number); err != nil {
+		s.conn.Close()
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w.state == Reserved {
-		p.offer(w)
+	if s.state == Reserved && s.holder == nil {
+		p.offer(s)
 	}
 }
 
-// Bind gives the reserved worker to sink; user is shown in snapshots. It fails
+// Bind gives the reserved worker to sink; cluster is shown in snapshots. It fails
 // when the worker has ended meanwhile.
-func (w *Worker) Bind(sink Sink, user any) error {
-	p := w.pool
+func (w *Worker) Bind(sink Sink, cluster string) error {
+	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if w.gone() || w.state != Reserved {
+	if s.holder != w || s.state != Reserved {
 		return fmt.Errorf("worker %s has ended", w.Name())
 	}
-	p.setState(w, Bound, "")
-	w.sink, w.user = sink, user
+	w.sink, w.cluster = sink, cluster
+	p.setState(s, Bound, "")
 	return nil
 }
 
 // SendData sends bytes of the PSOCK connection: frame[link.HeaderSize:]. It blocks
 // while the worker does not read.
-func (w *Worker) SendData(frame []byte) error { return w.conn.SendData(frame) }
+func (w *Worker) SendData(frame []byte) error { return w.slot.conn.SendData(frame) }
 
 // End tells the agent that the session has finished sending: its R ends now.
 func (w *Worker) End() {
-	p := w.pool
+	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
-	if w.gone() || w.state != Bound {
+	if s.holder != w || s.state != Bound {
 		p.mu.Unlock()
 		return
 	}
-	p.setState(w, Ending, "")
+	p.setState(s, Ending, "")
 	p.mu.Unlock()
-	if err := w.conn.SendEOF(); err != nil {
-		w.conn.Close()
+	if err := s.conn.SendEOF(); err != nil {
+		s.conn.Close()
 	}
 }

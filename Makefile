@@ -1,0 +1,38 @@
+# make demo   the 2021 post's computation on four workers of this machine
+# make test   all tests, race detector included
+# Both do their own set-up: R and its packages by apt when run as root on Debian,
+# otherwise a message that names what to install.
+
+STATICCHECK := go tool -modfile=tools/go.mod staticcheck
+FUZZTIME ?= 30s
+
+.PHONY: all build deps demo test lint fuzz bench clean
+
+all: build
+
+build:
+	go build -trimpath -o bin/ ./cmd/...
+
+deps:
+	@test/deps
+
+demo: deps build
+	@test/demo
+
+test: deps lint
+	go test -race -timeout 20m ./...
+
+lint:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'd: $$unformatted"; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+
+# Every fuzz test of the tree, FUZZTIME each.
+fuzz:
+	@test/fuzz $(FUZZTIME)
+
+bench: deps build
+	@bench/run
+
+clean:
+	rm -rf bin

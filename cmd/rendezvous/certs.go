@@ -1,0 +1,24 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/mtls"
+)
+
+// certs makes certificates for those without Kubernetes.
+type certs struct {
+	Dir      string        `help:"Directory to make: DIR/ca.crt and ca.key, DIR/rendezvous and DIR/worker for the two --tls-dir flags. An existing CA is kept and the other certificates are made anew." required:"" placeholder:"DIR"`
+	Validity time.Duration `help:"How long the certificates are valid." default:"8760h"`
+}
+
+// Run makes them.
+func (c *certs) Run(out io.Writer) error {
+	if err := mtls.Generate(c.Dir, mtls.GenerateOptions{Validity: c.Validity}); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "rendezvous --tls-dir %s/rendezvous\nworker-agent --tls-dir %s/worker\n", c.Dir, c.Dir)
+	return nil
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/admin"
+	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/program"
+	"github.com/psock-runtime/psock-runtime/internal/rendezvous"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+)
+
+// serve is the configuration of a rendezvous. Every flag can be given as an
+// environment variable too.
+type serve struct {
+	AgentsAddress string `help:"HOST:PORT on which worker agents dial in." default:"127.0.0.1:7460" env:"RENDEZVOUS_AGENTS_ADDRESS" placeholder:"ADDRESS"`
+	TLSDir        string `name:"tls-dir" help:"Directory with ca.crt, tls.crt and tls.key, as a kubernetes.io/tls secret has them; read again when they change. Needed unless --agents-address is on loopback." env:"RENDEZVOUS_TLS_DIR" placeholder:"DIR"`
+	Plaintext     bool   `help:"Let agents dial in without TLS although --agents-address is not on loopback: anyone who reaches it can take part, and read the sessions' data." env:"RENDEZVOUS_PLAINTEXT"`
+
+	APIAddress     string `name:"api-address" help:"HOST:PORT, on loopback, on which R asks for the live number of workers and 'rendezvous status' for the state." default:"127.0.0.1:7461" env:"RENDEZVOUS_API_ADDRESS" placeholder:"ADDRESS"`
+	AdminAddress   string `help:"HOST:PORT of /livez, /readyz and /metrics." default:"127.0.0.1:7462" env:"RENDEZVOUS_ADMIN_ADDRESS" placeholder:"ADDRESS"`
+	AdminPlaintext bool   `help:"Serve --admin-address in plain text although it is not on loopback: anyone who reaches it can read the metrics." env:"RENDEZVOUS_ADMIN_PLAINTEXT"`
+
+	Ports         string        `help:"FIRST-LAST: the ports on which R sessions listen for workers." default:"11000-11999" env:"RENDEZVOUS_PORTS"`
+	SessionUIDs   []int64       `name:"session-uids" help:"User ids whose R sessions are served (default: the user who runs this)." env:"RENDEZVOUS_SESSION_UIDS" placeholder:"UID,..."`
+	DemandTimeout time.Duration `help:"How long a session waits for a worker before it gets an R error that says what is missing." default:"60s" env:"RENDEZVOUS_DEMAND_TIMEOUT"`
+	MaxWorkers    int           `help:"Most worker slots that may be connected." default:"10000" env:"RENDEZVOUS_MAX_WORKERS"`
+
+	program.Logging
+}
+
+// Validate checks what a look at the flags alone can tell.
+func (s *serve) Validate() error {
+	if err := checkAddress("--agents-address", s.AgentsAddress, s.TLSDir != "" || s.Plaintext,
+		"give --tls-dir ('rendezvous certs --dir DIR' makes one), or --plaintext to do without"); err != nil {
+		return err
+	}
+	if s.TLSDir != "" && s.Plaintext {
+		return errors.New("--tls-dir and --plaintext contradict each other: give one of them")
+	}
+	if err := checkAddress("--api-address", s.APIAddress, false, "it must be on loopback: R sessions reach it there, others must not"); err != nil {
+		return err
+	}
+	if err := checkAddress("--admin-address", s.AdminAddress, s.AdminPlaintext, "give --admin-plaintext to serve it in plain text"); err != nil {
+		return err
+	}
+	if _, err := s.portRange(); err != nil {
+		return err
+	}
+	for _, uid := range s.SessionUIDs {
+		if uid < 0 || uid > 1<<32-2 {
+			return fmt.Errorf("--session-uids: %d is no user id", uid)
+		}
+	}
+	if s.DemandTimeout < time.Second {
+		return fmt.Errorf("--demand-timeout: %s is too short, give 1s or more", s.DemandTimeout)
+	}
+	if s.MaxWorkers < 1 {
+		return fmt.Errorf("--max-workers: %d, give 1 or more", s.MaxWorkers)
+	}
+	return nil
+}
+
+func checkAddress(flag, address string, exposed bool, advice string) error {
+	loopback, err := admin.Loopback(address)
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	if !loopback && !exposed {
+		return fmt.Errorf("%s: %s is not on loopback; %s", flag, address, advice)
+	}
+	return nil
+}
+
+func (s *serve) portRange() (sockdiag.Range, error) {
+	bad := fmt.Errorf("--ports: %q, want FIRST-LAST with 1 <= FIRST <= LAST <= 65535", s.Ports)
+	first, last, found := strings.Cut(s.Ports, "-")
+	if !found {
+		return sockdiag.Range{}, bad
+	}
+	a, errA := strconv.ParseUint(first, 10, 16)
+	b, errB := strconv.ParseUint(last, 10, 16)
+	if errA != nil || errB != nil || a == 0 || a > b {
+		return sockdiag.Range{}, bad
+	}
+	return sockdiag.Range{First: uint16(a), Last: uint16(b)}, nil
+}
+
+// Run opens what the flags name and serves.
+func (s *serve) Run(ctx context.Context) error {
+	log, err := s.New()
+	if err != nil {
+		return err
+	}
+	config := rendezvous.Config{
+		Log: log, Build: program.Version(), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
+	}
+	if len(s.SessionUIDs) == 0 {
+		config.UIDs = []uint32{uint32(os.Getuid())}
+	}
+	for _, uid := range s.SessionUIDs {
+		config.UIDs = append(config.UIDs, uint32(uid))
+	}
+	if s.TLSDir != "" {
+		material, err := mtls.Load(s.TLSDir, mtls.WithRole(mtls.ServerRole), mtls.WithReport(program.ReportReload(log)))
+		if err != nil {
+			return program.Configf("--tls-dir: %w", err)
+		}
+		config.TLS = material.ServerConfig()
+	}
+	ports, err := s.portRange()
+	if err != nil {
+		return program.ConfigError{Err: err}
+	}
+	if config.Prober, err = sockdiag.Open(ports); err != nil {
+		return program.ConfigError{Err: err}
+	}
+	defer config.Prober.Close()
+	for _, l := range []struct {
+		flag, address string
+		listener      *net.Listener
+	}{
+		{"--agents-address", s.AgentsAddress, &config.Agents},
+		{"--api-address", s.APIAddress, &config.API},
+		{"--admin-address", s.AdminAddress, &config.Admin},
+	} {
+		listener, err := net.Listen("tcp", l.address)
+		if err != nil {
+			return program.Configf("%s: %w", l.flag, err)
+		}
+		defer listener.Close()
+		*l.listener = listener
+	}
+	if err := rendezvous.Run(ctx, config); ctx.Err() == nil {
+		return err
+	}
+	log.Info("rendezvous has ended")
+	return nil
+}

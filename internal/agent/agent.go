@@ -1,0 +1,221 @@
+// Package agent is the worker agent: it keeps one warm R worker in each of its
+// slots, parks them at the rendezvous, and gives each session a fresh one.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/pkg/discovery"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config is what an Agent needs.
+type Config struct {
+	Log     *zap.Logger
+	Metrics *Metrics
+	// Name tells this agent's workers from others' in tables and R errors.
+	Name     string
+	Instance string // random, of this start
+	Group    string
+	Build    string
+	Slots    int
+	// Command is the worker's command line; the agent fills in Master and Port.
+	Command psock.Command
+	// Env is the worker's environment.
+	Env []string
+	Dir string
+	// OOMKills is psock.Spec's.
+	OOMKills func() (int64, error)
+	// PeerUID is the owner of the process at the other end of a loopback
+	// connection, as sockdiag.Prober tells; nil trusts every local process.
+	PeerUID func(net.Conn) (uint32, error)
+	// Install, if not nil, is run before the first worker starts.
+	Install func(ctx context.Context) error
+
+	Source discovery.Source
+	// TLS is the client's configuration; nil is plain TCP.
+	TLS    *tls.Config
+	Timing link.Timing
+
+	// StartLimit is how long R may take to start and connect.
+	StartLimit time.Duration
+	// StopGrace is how long R may take to end by itself, and then after SIGTERM.
+	StopGrace time.Duration
+	// DrainBudget is how long busy workers may finish their call when Run's
+	// context ends.
+	DrainBudget time.Duration
+}
+
+// Agent supervises the slots.
+type Agent struct {
+	config Config
+	slots  []*slot
+
+	mu        sync.Mutex
+	addresses []string
+	changed   chan struct{} // closed and replaced when addresses change
+}
+
+// New makes an Agent.
+func New(config Config) *Agent {
+	a := &Agent{config: config, changed: make(chan struct{})}
+	for i := range config.Slots {
+		a.slots = append(a.slots, newSlot(a, i))
+	}
+	config.Metrics.attach(a)
+	return a
+}
+
+// Run supervises until ctx ends, and then drains: idle workers leave at once, busy
+// ones when their call is done or the budget is spent. It returns nil after a
+// drain, else what made it impossible to go on.
+func (a *Agent) Run(ctx context.Context) error {
+	// Connections outlive ctx by the time of the drain.
+	hard, stopHard := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHard()
+	var slots sync.WaitGroup
+	for _, s := range a.slots {
+		slots.Go(func() { s.keepConnected(hard) })
+	}
+	defer slots.Wait()
+	defer stopHard()
+
+	group, running := errgroup.WithContext(ctx)
+	updates := make(chan []string)
+	group.Go(func() error { return a.config.Source.Run(running, updates) })
+	group.Go(func() error { return a.follow(running, updates) })
+	group.Go(func() error { return a.supervise(running, hard) })
+	err := group.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// supervise installs what is to be installed and runs the slots' workers.
+func (a *Agent) supervise(ctx, hard context.Context) error {
+	if err := a.install(ctx); err != nil {
+		return err
+	}
+	budget, cancel := context.WithCancel(hard)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		a.config.Log.Info("draining", zap.Duration("budget", a.config.DrainBudget))
+		time.AfterFunc(a.config.DrainBudget, cancel)
+	})
+	defer stop()
+	var group sync.WaitGroup
+	for _, s := range a.slots {
+		group.Go(func() { s.keepRunning(ctx, budget) })
+	}
+	group.Wait()
+	return ctx.Err()
+}
+
+// install runs the configured installation until it succeeds. A failure is
+// announced as each slot's reason, so that the R error of a session that waits
+// for these workers can name it.
+func (a *Agent) install(ctx context.Context) error {
+	if a.config.Install == nil {
+		return nil
+	}
+	a.announce(link.StateMessage{State: link.Installing})
+	pause := newBackoff(time.Second, time.Minute)
+	for {
+		err := a.config.Install(ctx)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		wait := pause.NextBackOff()
+		a.config.Log.Error("installing R packages failed", zap.Error(err), zap.Duration("retryIn", wait))
+		a.announce(link.StateMessage{State: link.Failed, Reason: err.Error()})
+		if !sleep(ctx, wait, nil) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (a *Agent) announce(message link.StateMessage) {
+	for _, s := range a.slots {
+		s.announce(message)
+	}
+}
+
+// follow takes the addresses that the source finds.
+func (a *Agent) follow(ctx context.Context, updates <-chan []string) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case addresses := <-updates:
+			if len(addresses) == 0 {
+				a.config.Log.Warn("no rendezvous found", zap.Stringer("source", a.config.Source))
+			} else {
+				a.config.Log.Info("rendezvous found", zap.Stringer("source", a.config.Source), zap.Strings("addresses", addresses))
+			}
+			a.mu.Lock()
+			a.addresses = addresses
+			close(a.changed)
+			a.changed = make(chan struct{})
+			a.mu.Unlock()
+		}
+	}
+}
+
+// rendezvous is where to dial for the given attempt, "" when nothing is known, and
+// a channel that is closed when that changes.
+func (a *Agent) rendezvous(attempt int) (address string, changed <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.addresses) > 0 {
+		address = a.addresses[attempt%len(a.addresses)]
+	}
+	return address, a.changed
+}
+
+// Ready says why the agent is not ready: nil when every slot is parked or at work.
+func (a *Agent) Ready() error {
+	for _, s := range a.slots {
+		if err := s.ready(); err != nil {
+			return fmt.Errorf("slot %d: %w", s.index, err)
+		}
+	}
+	return nil
+}
+
+// newBackoff is endless: its MaxElapsedTime, 15 minutes by default, would give up
+// on a rendezvous that is away for longer.
+func newBackoff(first, most time.Duration) *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(first),
+		backoff.WithMaxInterval(most),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(0.3),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+// sleep waits for d or until early is closed; false when ctx has ended.
+func sleep(ctx context.Context, d time.Duration, early <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-early:
+	}
+	return true
+}

@@ -1,0 +1,184 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"go.uber.org/zap"
+)
+
+// Redialling: a rendezvous that comes back has its workers within a second.
+const (
+	firstRedial = 50 * time.Millisecond
+	lastRedial  = 600 * time.Millisecond
+	// settled is how long a connection must have lasted for the next dial to
+	// begin anew with firstRedial.
+	settled = 5 * time.Second
+)
+
+// keepConnected holds the slot's connection to the rendezvous until ctx ends.
+func (s *slot) keepConnected(ctx context.Context) {
+	pause := newBackoff(firstRedial, lastRedial)
+	lastError := ""
+	for attempt := 0; ; attempt++ {
+		address, changed := s.agent.rendezvous(attempt)
+		if address == "" {
+			if !sleep(ctx, time.Hour, changed) {
+				return
+			}
+			continue
+		}
+		began := time.Now()
+		err := s.connection(ctx, address)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > settled {
+			pause.Reset()
+			lastError = ""
+		}
+		// The same failure every half second would bury the log.
+		if text := err.Error(); text != lastError {
+			s.log.Warn("no connection to the rendezvous, trying on", zap.String("address", address), zap.Error(err))
+			lastError = text
+		}
+		s.agent.config.Metrics.disconnects.Inc()
+		if !sleep(ctx, pause.NextBackOff(), changed) {
+			return
+		}
+	}
+}
+
+// connection dials, introduces the slot and serves until the connection ends.
+func (s *slot) connection(ctx context.Context, address string) error {
+	config := s.agent.config
+	conn, err := link.Dial(ctx, address, config.TLS, config.Timing)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := s.introduce(conn); err != nil {
+		return err
+	}
+	conn.StartHeartbeat()
+	s.mu.Lock()
+	s.conn = conn
+	s.sendLocked(link.State, s.state)
+	s.mu.Unlock()
+	s.log.Info("connected to the rendezvous", zap.String("address", address))
+	err = s.read(conn)
+	s.disconnected()
+	return err
+}
+
+func (s *slot) introduce(conn *link.Conn) error {
+	config := s.agent.config
+	limit := time.AfterFunc(link.HandshakeLimit, func() { conn.Close() })
+	defer limit.Stop()
+	err := conn.Send(link.Hello, link.HelloMessage{
+		Version: link.Version, Agent: config.Name, Instance: config.Instance,
+		Slot: s.index, Slots: config.Slots, Group: config.Group, Build: config.Build,
+	})
+	if err != nil {
+		return err
+	}
+	frame, err := conn.Next()
+	if err != nil {
+		return fmt.Errorf("waiting for the rendezvous' answer: %w", err)
+	}
+	switch frame.Type {
+	case link.Welcome:
+		return nil
+	case link.Reject:
+		reject, err := link.Decode[link.RejectMessage](frame.Type, frame.Payload)
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("the rendezvous refused this slot: %s", reject.Reason)
+	default:
+		return fmt.Errorf("%w: the rendezvous answered hello with %s", link.ErrProtocol, frame.Type)
+	}
+}
+
+// read handles the rendezvous' frames until the connection fails.
+func (s *slot) read(conn *link.Conn) error {
+	for {
+		frame, err := conn.Next()
+		if err != nil {
+			return err
+		}
+		switch frame.Type {
+		case link.Data:
+			if w := s.held(); w != nil {
+				w.deliver(frame.Payload)
+			}
+		case link.EOF:
+			if w := s.held(); w != nil {
+				w.finish("its session ended")
+			}
+			conn.Shrink()
+		case link.Reserve:
+			s.reserve(conn, frame.Number())
+		case link.Release:
+			s.release()
+		default:
+			return fmt.Errorf("%w: a rendezvous does not send %s", link.ErrProtocol, frame.Type)
+		}
+	}
+}
+
+// held is the worker if it is reserved. Data that arrives for none is the rest of
+// a session whose worker has ended.
+func (s *slot) held() *worker {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.worker == nil || !s.worker.reserved {
+		return nil
+	}
+	return s.worker
+}
+
+// reserve grants the worker if it is there, untouched and to stay. Otherwise the
+// rendezvous learns from the state that follows or has gone out already.
+func (s *slot) reserve(conn *link.Conn, number uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.worker
+	if w == nil || s.draining || w.isFinished() {
+		return
+	}
+	w.reserved = true
+	if err := conn.SendNumber(link.Reserved, number); err != nil {
+		conn.Close()
+	}
+}
+
+func (s *slot) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.worker == nil {
+		return
+	}
+	s.worker.reserved = false
+	if s.draining {
+		s.worker.finish("the agent is stopping")
+	}
+}
+
+// disconnected fences a worker that is in a session: the session is lost to it,
+// and it must not go on computing. An untouched one is parked again.
+func (s *slot) disconnected() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = nil
+	if w := s.worker; w != nil && w.reserved {
+		w.reserved = false
+		if w.wasUsed() {
+			w.finish("the connection to the rendezvous was lost")
+		}
+	}
+}

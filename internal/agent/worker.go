@@ -1,0 +1,226 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+	"go.uber.org/zap"
+)
+
+// worker is one R process and its PSOCK connection, for one session at most.
+type worker struct {
+	slot    *slot
+	process *psock.Process
+	conn    *net.TCPConn // R's end of PSOCK, on loopback
+	started time.Time
+
+	reserved bool // guarded by slot.mu
+	used     atomic.Bool
+
+	finishing sync.Once
+	reason    string        // written before finished is closed
+	expected  bool          // the same
+	finished  chan struct{} // closed when the worker has to end or has ended
+	drained   chan struct{} // closed when everything R wrote has been passed on
+}
+
+// start starts R and waits until it has connected: a warm worker.
+func (s *slot) start(ctx context.Context) (*worker, error) {
+	config := s.agent.config
+	// R dials; nobody else is let in, and the listener is closed behind it.
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, fmt.Errorf("listening for R on loopback: %w", err)
+	}
+	defer listener.Close()
+	command := config.Command
+	command.Master, command.Port = "127.0.0.1", listener.Addr().(*net.TCPAddr).Port
+	started := time.Now()
+	process, err := psock.Start(psock.Spec{
+		Args: command.Args(), Env: config.Env, Dir: config.Dir, OOMKills: config.OOMKills,
+		Output: func(line psock.Line) {
+			s.log.Info("R", zap.String("line", line.Text), zap.Bool("stderr", line.Stderr))
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	conn, err := s.accept(ctx, listener, process)
+	if err != nil {
+		process.Stop(config.StopGrace)
+		return nil, err
+	}
+	w := &worker{
+		slot: s, process: process, conn: conn, started: started,
+		finished: make(chan struct{}), drained: make(chan struct{}),
+	}
+	go w.relay()
+	return w, nil
+}
+
+// accept waits for R's connection.
+func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *psock.Process) (*net.TCPConn, error) {
+	type result struct {
+		conn *net.TCPConn
+		err  error
+	}
+	accepted := make(chan result, 1)
+	go func() {
+		for {
+			conn, err := listener.AcceptTCP()
+			if err == nil {
+				if err := s.agent.own(conn); err != nil {
+					s.log.Warn("refused a connection to R's loopback port", zap.Error(err))
+					conn.Close()
+					continue
+				}
+			}
+			accepted <- result{conn, err}
+			return
+		}
+	}()
+	limit := time.NewTimer(s.agent.config.StartLimit)
+	defer limit.Stop()
+	select {
+	case r := <-accepted:
+		return r.conn, r.err
+	case <-process.Done():
+		return nil, fmt.Errorf("R ended before it was ready: %s", process.Exit())
+	case <-limit.C:
+		return nil, fmt.Errorf("R did not connect within %s", s.agent.config.StartLimit)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// own refuses a connection of another user's process, which could pose as R.
+func (a *Agent) own(conn *net.TCPConn) error {
+	if a.config.PeerUID == nil {
+		return nil
+	}
+	uid, err := a.config.PeerUID(conn)
+	if err != nil {
+		return err
+	}
+	if int(uid) != os.Geteuid() {
+		return fmt.Errorf("the process at %s belongs to user %d, R runs as user %d", conn.RemoteAddr(), uid, os.Geteuid())
+	}
+	return nil
+}
+
+// deliver writes the session's bytes to R, blocking while R does not read.
+func (w *worker) deliver(p []byte) {
+	w.used.Store(true)
+	if _, err := w.conn.Write(p); err != nil {
+		// R has gone; relay and the process tell the story.
+		w.conn.CloseRead()
+	}
+}
+
+// relay passes R's bytes on until R closes its end or the rendezvous is lost.
+func (w *worker) relay() {
+	defer close(w.drained)
+	const firstBuffer, bulkBuffer = 4 << 10, 256 << 10
+	buffer := make([]byte, link.HeaderSize+firstBuffer)
+	for {
+		n, err := w.conn.Read(buffer[link.HeaderSize:])
+		if n == 0 && err != nil {
+			break
+		}
+		conn := w.connection()
+		if conn == nil {
+			continue // nobody listens; disconnected has seen to the rest
+		}
+		if err := conn.SendData(buffer[:link.HeaderSize+n]); err != nil {
+			conn.Close()
+			continue
+		}
+		if n == len(buffer)-link.HeaderSize && len(buffer) < bulkBuffer {
+			buffer = make([]byte, link.HeaderSize+bulkBuffer)
+		}
+	}
+	if conn := w.connection(); conn != nil && w.used.Load() {
+		if err := conn.SendEOF(); err != nil {
+			conn.Close()
+		}
+	}
+	// R ends when its loop does; if it was not told to, that is its death.
+	w.finishAs("R closed its connection", false)
+}
+
+func (w *worker) connection() *link.Conn {
+	w.slot.mu.Lock()
+	defer w.slot.mu.Unlock()
+	if !w.reserved {
+		return nil
+	}
+	return w.slot.conn
+}
+
+// finish tells the worker to end.
+func (w *worker) finish(reason string) { w.finishAs(reason, true) }
+
+func (w *worker) finishAs(reason string, expected bool) {
+	w.finishing.Do(func() {
+		w.reason, w.expected = reason, expected
+		close(w.finished)
+	})
+}
+
+func (w *worker) isFinished() bool {
+	select {
+	case <-w.finished:
+		return true
+	default:
+		return false
+	}
+}
+
+// wasUsed reports whether a session has sent it anything.
+func (w *worker) wasUsed() bool { return w.used.Load() }
+
+// end brings the worker to its end and says how it came to it. An idle R ends by
+// itself when its connection does; one that computes is sent SIGTERM. What it
+// wrote before it died is passed on, however slowly the session reads it, unless
+// the session is over or hard has ended.
+func (w *worker) end(hard context.Context) link.ExitMessage {
+	w.finish("the agent is stopping")
+	grace := w.slot.agent.config.StopGrace
+	w.conn.CloseWrite()
+	byItself := time.NewTimer(grace)
+	defer byItself.Stop()
+	select {
+	case <-w.process.Done():
+	case <-byItself.C:
+	}
+	w.process.Stop(grace)
+	if w.expected {
+		var cancel context.CancelFunc
+		hard, cancel = context.WithTimeout(hard, grace)
+		defer cancel()
+	}
+	select {
+	case <-w.drained:
+	case <-hard.Done():
+		if conn := w.connection(); conn != nil {
+			conn.Close()
+		}
+		<-w.drained
+	}
+	w.conn.Close()
+	exit := w.process.Exit()
+	message := link.ExitMessage{Cause: exit.String(), Expected: w.expected || exit.Code == 0 && exit.Signal == 0}
+	if w.expected {
+		message.Cause = w.reason
+	} else {
+		message.Lines = exit.LastLines
+	}
+	return message
+}

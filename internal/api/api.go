@@ -1,0 +1,76 @@
+// Package api is the loopback interface of the rendezvous: the live number of
+// workers for the R profile, and the whole state for people and programs.
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// State is what the rendezvous knows at one moment.
+type State struct {
+	Build    string                   `json:"build"`
+	Backend  string                   `json:"backend"` // how demand is seen: netlink or procfs
+	Workers  []pool.Snapshot          `json:"workers"`
+	Clusters []broker.ClusterSnapshot `json:"clusters"`
+}
+
+// Source is what the handler needs of the rendezvous.
+type Source struct {
+	State     func() State
+	Available func(ports []uint16) int // broker.Broker.Available
+	Hint      func()                   // broker.Broker.Hint
+}
+
+// maxPorts bounds the ports that a session may name; R has 128 connections.
+const maxPorts = 1024
+
+// Handler serves
+//
+//	GET /v1/workers?ports=P,Q   text/plain: how many workers a session may ask
+//	                            for; P, Q are ports of its own present clusters
+//	GET /v1/state               application/json: a State
+func Handler(source Source) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/workers", func(w http.ResponseWriter, r *http.Request) {
+		ports, err := parsePorts(r.URL.Query().Get("ports"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		source.Hint()
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintln(w, source.Available(ports))
+	})
+	mux.HandleFunc("GET /v1/state", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		// An error is the client's going away.
+		_ = json.NewEncoder(w).Encode(source.State())
+	})
+	return mux
+}
+
+func parsePorts(list string) ([]uint16, error) {
+	if list == "" {
+		return nil, nil
+	}
+	fields := strings.Split(list, ",")
+	if len(fields) > maxPorts {
+		return nil, fmt.Errorf("ports: %d given, at most %d are taken", len(fields), maxPorts)
+	}
+	ports := make([]uint16, 0, len(fields))
+	for _, field := range fields {
+		port, err := strconv.ParseUint(field, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("ports: %q is no port number; give them separated by commas", field)
+		}
+		ports = append(ports, uint16(port))
+	}
+	return ports, nil
+}

@@ -1,0 +1,234 @@
+// Package broker pairs the nodes of R sessions with workers. It watches for
+// listening sockets of R sessions in the PSOCK port range (demand), takes a worker
+// out of the pool for each, connects to the session and hands both to the relay.
+// Demand that cannot be met is answered with an R error.
+package broker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"go.uber.org/zap"
+)
+
+// Polling for demand. Nothing announces a new listener without privileges, so the
+// broker asks. A look costs about 30 us under netlink.
+const (
+	// idlePoll bounds how long the first node of a cluster waits: half of it on
+	// average, while 50 looks a second cost 0.2 % of a core.
+	idlePoll = 20 * time.Millisecond
+	// busyPoll is the pace while a cluster forms: R opens the next node's
+	// listener within 2 ms of the last one's connection.
+	busyPoll = 500 * time.Microsecond
+	// busyFor is how long the pace stays up after the last sign of a cluster.
+	busyFor = 250 * time.Millisecond
+	// hintFor is the same after a session asked for the number of workers, which
+	// plan(cluster) does just before it listens.
+	hintFor = 2 * time.Second
+	// patience is how long a listener may keep listening after our connection
+	// before it counts as no R session. R closes it at once.
+	patience = time.Second
+)
+
+// Listeners lists listening sockets, as sockdiag.Prober does.
+type Listeners interface {
+	Listeners(dst []sockdiag.Listener) ([]sockdiag.Listener, error)
+}
+
+// Config is what a Broker needs.
+type Config struct {
+	Log       *zap.Logger
+	Metrics   *Metrics
+	Relay     *relay.Metrics
+	Pool      *pool.Pool
+	Listeners Listeners
+	// UIDs are the users whose sessions are served.
+	UIDs []uint32
+	// DemandTimeout is how long a node waits for a worker before its session gets
+	// an R error.
+	DemandTimeout time.Duration
+}
+
+// Broker serves the R sessions of this network namespace.
+type Broker struct {
+	config Config
+	served map[uint32]bool
+	hints  chan struct{}
+
+	mu       sync.Mutex
+	clusters map[uint16]*cluster // by port
+	nextID   int
+}
+
+// New makes a Broker.
+func New(config Config) *Broker {
+	b := &Broker{
+		config: config, served: make(map[uint32]bool),
+		hints: make(chan struct{}, 1), clusters: make(map[uint16]*cluster),
+	}
+	for _, uid := range config.UIDs {
+		b.served[uid] = true
+	}
+	config.Metrics.attach(b)
+	return b
+}
+
+// demand is one listening socket that wants a worker.
+type demand struct {
+	sockdiag.Listener
+	seen time.Time
+	gone chan struct{} // closed when the socket listens no more
+}
+
+// Run watches and serves until ctx ends; it returns when the last session's
+// connection is closed.
+func (b *Broker) Run(ctx context.Context) error {
+	var nodes sync.WaitGroup
+	defer nodes.Wait()
+	known := make(map[uint64]*demand)
+	var found []sockdiag.Listener
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var busyUntil time.Time
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-b.hints:
+			busyUntil = time.Now().Add(hintFor)
+		case <-timer.C:
+		}
+		var err error
+		found, err = b.config.Listeners.Listeners(found[:0])
+		if err != nil && !failing {
+			b.config.Log.Error("cannot list listening sockets, R sessions are not seen", zap.Error(err))
+		}
+		failing = err != nil
+		if err == nil && b.reconcile(known, found, func(d *demand) {
+			nodes.Go(func() { b.serve(ctx, d) })
+		}) {
+			if until := time.Now().Add(busyFor); until.After(busyUntil) {
+				busyUntil = until
+			}
+		}
+		if time.Now().Before(busyUntil) {
+			timer.Reset(busyPoll)
+		} else {
+			timer.Reset(idlePoll)
+		}
+	}
+}
+
+// reconcile brings known up to date with found and starts a node for each new
+// listener; it reports whether anything changed.
+func (b *Broker) reconcile(known map[uint64]*demand, found []sockdiag.Listener, start func(*demand)) (changed bool) {
+	now := time.Now()
+	listening := 0
+	for _, l := range found {
+		if !b.served[l.UID] {
+			continue
+		}
+		listening++
+		if known[l.Cookie] == nil {
+			d := &demand{Listener: l, seen: now, gone: make(chan struct{})}
+			known[l.Cookie] = d
+			changed = true
+			start(d)
+		}
+	}
+	if listening == len(known) {
+		return changed
+	}
+	alive := make(map[uint64]bool, listening)
+	for _, l := range found {
+		alive[l.Cookie] = true
+	}
+	for cookie, d := range known {
+		if !alive[cookie] {
+			close(d.gone)
+			delete(known, cookie)
+			changed = true
+		}
+	}
+	return changed
+}
+
+// Hint says that a session is about to listen.
+func (b *Broker) Hint() {
+	select {
+	case b.hints <- struct{}{}:
+	default:
+	}
+}
+
+// listening asks afresh whether d still listens.
+func (b *Broker) listening(d *demand) bool {
+	now, err := b.config.Listeners.Listeners(nil)
+	if err != nil {
+		return false
+	}
+	for _, l := range now {
+		if l.Cookie == d.Cookie {
+			return true
+		}
+	}
+	return false
+}
+
+// Available is the number of workers that a session may ask for now: those that
+// work or are about to, without those that clusters on other ports hold. ports
+// are the session's own, whose workers it gives back before it takes new ones.
+func (b *Broker) Available(ports []uint16) int {
+	states, _ := b.config.Pool.Counts()
+	n := states[pool.Starting] + states[pool.Warm] + states[pool.Reserved] + states[pool.Bound] + states[pool.Ending]
+	own := make(map[uint16]bool, len(ports))
+	for _, port := range ports {
+		own[port] = true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for port, c := range b.clusters {
+		if !own[port] {
+			n -= c.workers()
+		}
+	}
+	return max(n, 0)
+}
+
+// unmet says, in one line, why a node of c got no worker.
+func (b *Broker) unmet(c *cluster, waited time.Duration) string {
+	b.mu.Lock()
+	held := c.workers()
+	number := len(c.nodes)
+	others := -held
+	for _, other := range b.clusters {
+		others += other.workers()
+	}
+	b.mu.Unlock()
+
+	slots := b.config.Pool.Workers()
+	ready := held + others
+	var missing []string
+	for _, s := range slots {
+		switch s.State {
+		case pool.Warm:
+			ready++
+		case pool.Installing, pool.Starting, pool.Failed, pool.Draining, pool.Ending:
+			reason := string(s.State)
+			if s.Reason != "" {
+				reason += ": " + s.Reason
+			}
+			missing = append(missing, fmt.Sprintf("%s/%d is %s", s.Agent, s.Slot, reason))
+		}
+	}
+	return explain(explanation{
+		ready: ready, total: len(slots), held: held, others: others,
+		node: number, waited: waited, missing: missing,
+	})
+}

@@ -1,0 +1,148 @@
+package broker
+
+import (
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"go.uber.org/zap"
+)
+
+// cluster is the nodes of one makeClusterPSOCK() call, told by the port that they
+// share. Guarded by Broker.mu.
+type cluster struct {
+	id      int
+	port    uint16
+	uid     uint32
+	since   time.Time
+	nodes   map[*node]bool
+	most    int  // nodes it had at once
+	started bool // a call has been sent
+	calls   int64
+	busy    time.Duration
+	// refusal is the answer that a node got in the place of a worker; the nodes
+	// that follow get it at once.
+	refusal   string
+	refusedAt time.Time
+}
+
+// refusalHolds is how long a refusal covers the nodes that follow it. R opens the
+// next listener within milliseconds; a session that makes a new cluster on the
+// same port later is to be tried afresh.
+const refusalHolds = 2 * time.Second
+
+// workers counts the workers that the cluster holds.
+func (c *cluster) workers() int {
+	n := 0
+	for node := range c.nodes {
+		if node.worker != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// name is how logs and tables call the cluster.
+func (c *cluster) name() string { return fmt.Sprintf("cluster %d (port %d)", c.id, c.port) }
+
+// join makes n a node of the cluster on its port.
+func (b *Broker) join(n *node) *cluster {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.clusters[n.demand.Port]
+	if c == nil {
+		b.nextID++
+		c = &cluster{
+			id: b.nextID, port: n.demand.Port, uid: n.demand.UID,
+			since: n.demand.seen, nodes: make(map[*node]bool),
+		}
+		b.clusters[c.port] = c
+	}
+	c.nodes[n] = true
+	c.most = max(c.most, len(c.nodes))
+	return c
+}
+
+// leave removes n, and its cluster with the last node.
+func (b *Broker) leave(n *node) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := n.cluster
+	if n.session != nil {
+		a := n.session.Activity()
+		c.calls += a.Calls
+		c.busy += a.BusyTime
+	}
+	delete(c.nodes, n)
+	if len(c.nodes) > 0 {
+		return
+	}
+	delete(b.clusters, c.port)
+	if c.started {
+		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),
+			zap.Int("nodes", c.most), zap.Int64("calls", c.calls), zap.Duration("busy", c.busy),
+			zap.Duration("lasted", time.Since(c.since)))
+	}
+}
+
+// start notes that the cluster's session has sent its first call: all its nodes
+// are connected.
+func (b *Broker) start(c *cluster) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c.started {
+		return
+	}
+	c.started = true
+	b.config.Metrics.clusters.Inc()
+	b.config.Log.Info("cluster ready", zap.Int("cluster", c.id), zap.Uint16("port", c.port), zap.Uint32("uid", c.uid),
+		zap.Int("nodes", len(c.nodes)), zap.Duration("took", time.Since(c.since)))
+}
+
+// refusal returns the answer that c's nodes get at present, "" for none.
+func (b *Broker) refusal(c *cluster) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c.refusal == "" || time.Since(c.refusedAt) > refusalHolds {
+		return ""
+	}
+	c.refusedAt = time.Now()
+	return c.refusal
+}
+
+// ClusterSnapshot describes one cluster at one moment.
+type ClusterSnapshot struct {
+	ID    int            `json:"id"`
+	Port  uint16         `json:"port"`
+	UID   uint32         `json:"uid"`
+	Since time.Time      `json:"since"`
+	Nodes []NodeSnapshot `json:"nodes"`
+	// Refusal is the R error that its last unmet node got.
+	Refusal string `json:"refusal,omitempty"`
+}
+
+// NodeSnapshot describes one node.
+type NodeSnapshot struct {
+	State    string         `json:"state"` // waiting, connected, bound, refused
+	Since    time.Time      `json:"since"`
+	Worker   string         `json:"worker,omitempty"`
+	Activity relay.Activity `json:"activity"`
+}
+
+// Clusters describes every cluster, oldest first.
+func (b *Broker) Clusters() []ClusterSnapshot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make([]ClusterSnapshot, 0, len(b.clusters))
+	for _, c := range b.clusters {
+		s := ClusterSnapshot{ID: c.id, Port: c.port, UID: c.uid, Since: c.since, Refusal: c.refusal}
+		for n := range c.nodes {
+			s.Nodes = append(s.Nodes, n.snapshot())
+		}
+		sort.Slice(s.Nodes, func(i, j int) bool { return s.Nodes[i].Since.Before(s.Nodes[j].Since) })
+		all = append(all, s)
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
+	return all
+}

@@ -1,0 +1,244 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"go.uber.org/zap"
+)
+
+// node is one node of a session's cluster. One goroutine owns it: serve.
+type node struct {
+	broker  *Broker
+	demand  *demand
+	cluster *cluster
+	client  *net.TCPConn // to the session; nil until connected
+	first   chan first   // what the session sends first
+
+	// Guarded by Broker.mu.
+	worker  *pool.Worker
+	session *relay.Session
+	refused bool
+	since   time.Time
+}
+
+// first is what was read first from a session: frame holds relay.Headroom bytes
+// of room and then the data.
+type first struct {
+	frame []byte
+	err   error
+}
+
+// errForeign: the listener wants no worker; the text is a label of the metric.
+type errForeign string
+
+func (e errForeign) Error() string { return string(e) }
+
+var (
+	errGone  = errors.New("the session listens no more")
+	errUnmet = errors.New("no worker became ready in time")
+)
+
+// serve takes one demand through its life.
+func (b *Broker) serve(ctx context.Context, d *demand) {
+	n := &node{broker: b, demand: d, since: d.seen, first: make(chan first, 1)}
+	n.cluster = b.join(n)
+	defer b.leave(n)
+	log := b.config.Log.With(zap.Int("cluster", n.cluster.id), zap.Uint16("port", d.Port))
+
+	opening, err := n.open(ctx)
+	for err == nil {
+		b.start(n.cluster)
+		if n.run(ctx, log, opening) == nil {
+			break
+		}
+		// The worker died in the moment between; nothing was sent to it.
+		n.drop()
+		err = n.acquire(ctx)
+	}
+	var foreign errForeign
+	switch {
+	case errors.Is(err, errUnmet):
+		b.config.Metrics.unmet.Inc()
+		n.refuse(ctx, log, opening)
+	case errors.As(err, &foreign):
+		b.config.Metrics.foreign[string(foreign)].Inc()
+		log.Info("listener wants no worker", zap.String("reason", string(foreign)), zap.Uint32("uid", d.UID))
+	}
+	n.drop()
+	if n.client != nil {
+		n.client.Close()
+	}
+}
+
+// open gets the node a worker and connects it to the session, and waits until the
+// session speaks: with makeClusterPSOCK, when its last node is connected. Until
+// then the worker is untouched, and is given back if nothing comes of it.
+func (n *node) open(ctx context.Context) (opening []byte, err error) {
+	if n.broker.refusal(n.cluster) != "" {
+		return nil, errUnmet
+	}
+	if err := n.acquire(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.connect(ctx); err != nil {
+		return nil, errGone
+	}
+	if err := n.recognise(ctx); err != nil {
+		return nil, err
+	}
+	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
+	for {
+		select {
+		case f := <-n.first:
+			if f.err != nil {
+				return nil, errGone
+			}
+			opening = f.frame
+		case <-n.worker.Over():
+			// It died before the session sent anything: nobody need notice.
+			n.drop()
+			if err := n.acquire(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		return opening, nil
+	}
+}
+
+// acquire reserves a worker, within the demand timeout and while the session
+// waits for it.
+func (n *node) acquire(ctx context.Context) error {
+	limit := n.broker.config.DemandTimeout
+	waiting, cancel := context.WithTimeoutCause(ctx, limit, errUnmet)
+	defer cancel()
+	if n.client == nil {
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			select {
+			case <-n.demand.gone:
+				cancel()
+			case <-stop:
+			}
+		}()
+	}
+	w, err := n.broker.config.Pool.Acquire(waiting)
+	if err != nil {
+		if errors.Is(context.Cause(waiting), errUnmet) {
+			return errUnmet
+		}
+		return errGone
+	}
+	n.broker.mu.Lock()
+	n.worker = w
+	n.broker.mu.Unlock()
+	return nil
+}
+
+// drop gives the worker back, if there is one and nobody has bound it.
+func (n *node) drop() {
+	n.broker.mu.Lock()
+	w := n.worker
+	n.worker = nil
+	n.broker.mu.Unlock()
+	if w != nil {
+		w.Release()
+	}
+}
+
+// connect dials the session and starts to read from it.
+func (n *node) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var dialer net.Dialer
+	client, err := dialer.DialTCP(ctx, "tcp4", netip.AddrPort{}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), n.demand.Port))
+	if err != nil {
+		return fmt.Errorf("session on port %d: %w", n.demand.Port, err)
+	}
+	n.client = client
+	go func() {
+		frame := make([]byte, relay.Headroom+4096)
+		read, err := client.Read(frame[relay.Headroom:])
+		if read > 0 {
+			err = nil
+		}
+		n.first <- first{frame[:relay.Headroom+read], err}
+	}()
+	return nil
+}
+
+// recognise waits for the sign that the listener is an R session which wants a
+// worker: R accepts one connection and closes the listener. A cluster that starts
+// its own workers keeps it open until they are there, and greets each connection
+// with a call; it takes no offence when one of them hangs up. Anything else that
+// keeps listening is not R.
+func (n *node) recognise(ctx context.Context) error {
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	select {
+	case <-n.demand.gone:
+		return nil
+	case f := <-n.first:
+		n.first <- f // for open, or for nobody
+		if f.err != nil {
+			if n.broker.listening(n.demand) {
+				return errForeign(hungUp)
+			}
+			return errGone
+		}
+		if n.broker.listening(n.demand) {
+			return errForeign(ownWorkers)
+		}
+		return nil
+	case <-limit.C:
+		return errForeign(notR)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run relays until the session or the worker has ended. It fails when the worker
+// ended before it was bound.
+func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
+	b := n.broker
+	name := n.worker.Name()
+	s := relay.New(n.client, n.worker, b.config.Relay.Observer(log.With(zap.String("worker", name))))
+	if err := n.worker.Bind(s, n.cluster.name()); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	n.session, n.since = s, time.Now()
+	b.mu.Unlock()
+	b.config.Metrics.binds.Inc()
+	log.Debug("node bound", zap.String("worker", name))
+	stop := context.AfterFunc(ctx, func() { n.client.Close() })
+	defer stop()
+	cause := s.Run(opening)
+	log.Debug("node ended", zap.String("worker", name), zap.String("cause", cause))
+	return nil
+}
+
+// snapshot describes the node. Called with Broker.mu held.
+func (n *node) snapshot() NodeSnapshot {
+	s := NodeSnapshot{State: "waiting", Since: n.since}
+	if n.worker != nil {
+		s.State, s.Worker = "connected", n.worker.Name()
+	}
+	if n.session != nil {
+		s.State, s.Activity = "bound", n.session.Activity()
+	}
+	if n.refused {
+		s.State = "refused"
+	}
+	return s
+}

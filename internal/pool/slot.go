@@ -1,0 +1,238 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"go.uber.org/zap"
+)
+
+// slot is one slot of one agent: a connection, and what the agent says of the
+// worker behind it. Its connection is read by the goroutine in Serve alone.
+type slot struct {
+	pool  *Pool
+	conn  *link.Conn
+	hello link.HelloMessage
+	log   *zap.Logger
+	lost  chan struct{} // closed by Pool.remove
+
+	// Guarded by Pool.mu.
+	state    State
+	reason   string
+	since    time.Time
+	pid      int
+	lastExit string
+	holder   *Worker // who has the worker, nil for nobody
+}
+
+func (s *slot) name() string { return fmt.Sprintf("%s/%d", s.hello.Agent, s.hello.Slot) }
+
+func (s *slot) gone() bool {
+	select {
+	case <-s.lost:
+		return true
+	default:
+		return false
+	}
+}
+
+// finishUse takes the worker from its holder and returns where its news went, nil
+// if nowhere. Called with the lock held.
+func (s *slot) finishUse() Sink {
+	if s.holder == nil {
+		return nil
+	}
+	sink := s.holder.sink
+	close(s.holder.over)
+	s.holder = nil
+	return sink
+}
+
+// Serve speaks with one slot until its connection ends, ctx ends or the slot
+// breaks the protocol. It owns conn and closes it. introduced is called when the
+// slot has said who it is. An error says why it never came to that.
+func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) error {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+
+	s, err := p.welcome(conn)
+	if err != nil {
+		return err
+	}
+	introduced()
+	s.log.Info("slot joined", zap.String("address", conn.RemoteAddr().String()))
+	err = s.read()
+	p.mu.Lock()
+	state := s.state
+	sink := s.finishUse()
+	p.remove(s)
+	p.mu.Unlock()
+	if sink != nil {
+		sink.Ended(fmt.Sprintf("the connection to worker %s was lost: %v", s.name(), err))
+	}
+	if ctx.Err() != nil || errors.Is(err, io.EOF) && state != Bound {
+		s.log.Info("slot left")
+	} else {
+		s.log.Warn("slot lost", zap.String("state", string(state)), zap.Error(err))
+	}
+	return nil
+}
+
+// welcome reads the Hello and answers it.
+func (p *Pool) welcome(conn *link.Conn) (*slot, error) {
+	// A stranger that sends one byte at a time is bounded as a whole.
+	limit := time.AfterFunc(link.HandshakeLimit, func() { conn.Close() })
+	defer limit.Stop()
+	frame, err := conn.Next()
+	if err != nil {
+		return nil, fmt.Errorf("waiting for hello: %w", err)
+	}
+	if frame.Type != link.Hello {
+		return nil, fmt.Errorf("%w: the first frame is %s, want hello", link.ErrProtocol, frame.Type)
+	}
+	hello, err := link.Decode[link.HelloMessage](frame.Type, frame.Payload)
+	if err == nil && hello.Version != link.Version {
+		err = fmt.Errorf("%w: the agent speaks protocol %d, this rendezvous %d: use images of the same release", link.ErrProtocol, hello.Version, link.Version)
+	}
+	s := &slot{pool: p, conn: conn, hello: hello, lost: make(chan struct{})}
+	s.log = p.config.Log.With(zap.String("worker", s.name()))
+	if err == nil {
+		err = p.add(s)
+	}
+	if err != nil {
+		// Best effort: the agent logs the reason.
+		_ = conn.Send(link.Reject, link.RejectMessage{Reason: err.Error()})
+		return nil, err
+	}
+	if err := conn.Send(link.Welcome, link.WelcomeMessage{Version: link.Version, Build: p.config.Build}); err != nil {
+		p.mu.Lock()
+		p.remove(s)
+		p.mu.Unlock()
+		return nil, err
+	}
+	conn.StartHeartbeat()
+	return s, nil
+}
+
+// read handles the slot's frames until its connection fails.
+func (s *slot) read() error {
+	for {
+		frame, err := s.conn.Next()
+		if err != nil {
+			return err
+		}
+		switch frame.Type {
+		case link.Data:
+			if sink := s.sink(); sink != nil {
+				sink.Data(frame.Payload)
+			}
+		case link.EOF:
+			if sink := s.sink(); sink != nil {
+				sink.EOF()
+			}
+		case link.Reserved:
+			s.onReserved(frame.Number())
+		case link.State:
+			message, err := link.Decode[link.StateMessage](frame.Type, frame.Payload)
+			if err != nil {
+				return err
+			}
+			s.onState(message)
+		case link.Exit:
+			message, err := link.Decode[link.ExitMessage](frame.Type, frame.Payload)
+			if err != nil {
+				return err
+			}
+			s.onExit(message)
+		default:
+			return fmt.Errorf("%w: an agent does not send %s", link.ErrProtocol, frame.Type)
+		}
+	}
+}
+
+// sink is where the bound worker's bytes go; nil drops them: they are the last
+// ones of a session that is over.
+func (s *slot) sink() Sink {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	if s.holder == nil {
+		return nil
+	}
+	return s.holder.sink
+}
+
+func (s *slot) onReserved(number uint32) {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	if w := s.holder; w != nil && w.number == number {
+		select {
+		case <-w.confirmed: // an agent that says it twice
+		default:
+			close(w.confirmed)
+		}
+	}
+}
+
+func (s *slot) onState(message link.StateMessage) {
+	p := s.pool
+	p.mu.Lock()
+	s.pid = message.PID
+	p.withdraw(s)
+	if w := s.holder; message.State == link.Draining && w != nil && w.sink != nil {
+		p.mu.Unlock()
+		w.sink.Drain()
+		return
+	}
+	// Any other state is that of a worker which nobody holds: the one that was
+	// held is over.
+	untouched := s.holder
+	sink := s.finishUse()
+	if message.State == link.Warm {
+		p.offer(s)
+	} else {
+		p.setState(s, State(message.State), message.Reason)
+	}
+	p.mu.Unlock()
+	if sink != nil {
+		sink.Ended("the worker was replaced")
+	}
+	if message.State == link.Draining && untouched != nil {
+		// The agent waits for the end of what it has granted.
+		if err := s.conn.SendNumber(link.Release, untouched.number); err != nil {
+			s.conn.Close()
+		}
+	}
+	if message.State == link.Failed {
+		s.log.Warn("worker cannot start", zap.String("reason", message.Reason))
+		return
+	}
+	s.log.Debug("worker state", zap.String("state", string(message.State)))
+}
+
+func (s *slot) onExit(message link.ExitMessage) {
+	p := s.pool
+	p.mu.Lock()
+	p.withdraw(s)
+	sink := s.finishUse()
+	if s.state != Draining {
+		p.setState(s, Starting, "")
+	}
+	s.lastExit = ""
+	if !message.Expected {
+		s.lastExit = message.Cause
+		p.config.Metrics.deaths.Inc()
+	}
+	p.mu.Unlock()
+	s.conn.Shrink()
+	if !message.Expected {
+		s.log.Warn("worker died", zap.String("cause", message.Cause), zap.Strings("lines", message.Lines))
+	}
+	if sink != nil {
+		sink.Ended(message.Cause)
+	}
+}

@@ -1,0 +1,229 @@
+// Package relay carries the bytes of one PSOCK connection between an R session,
+// on loopback, and the worker that it is bound to. It changes, delays and keeps
+// none of them, and knows from the message scanner which calls pass.
+package relay
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+)
+
+// Worker is the worker's end, just what this package needs of it.
+type Worker interface {
+	// SendData sends frame[Headroom:] to the worker and blocks while it does not
+	// read. The first Headroom bytes are the callee's to use.
+	SendData(frame []byte) error
+	// End says that the session has finished sending; the worker ends.
+	End()
+}
+
+// Headroom is the room before the payload that a Worker's SendData may use.
+const Headroom = 4
+
+const (
+	// firstBuffer holds any call of a few arguments.
+	firstBuffer = 16 << 10
+	// bulkBuffer is what one read takes of a large object. Beyond it nothing was
+	// gained; a reader that is slow keeps at most this much of a session's data.
+	bulkBuffer = 256 << 10
+)
+
+// Session is one node of an R session, bound to a worker. Run reads from the
+// session; the worker's connection calls Data, EOF, Drain and Ended (it is a
+// pool.Sink). The session's connection is closed by whichever side finishes last,
+// or at once when the worker is lost.
+type Session struct {
+	client   *net.TCPConn
+	worker   Worker
+	observer Observer
+
+	up   psock.Scanner // session to worker; only Run
+	down psock.Scanner // worker to session; only Data
+
+	mu       sync.Mutex
+	activity Activity
+	draining bool
+	ended    bool
+	cause    string
+	over     chan struct{} // closed with ended
+}
+
+// Activity is what a session is doing and has done.
+type Activity struct {
+	Busy      bool          // a call is under way
+	Since     time.Time     // when the call began, or the last one ended
+	Calls     int64         // finished calls
+	BusyTime  time.Duration // time in finished calls
+	UpBytes   int64         // session to worker
+	DownBytes int64         // worker to session
+	Opaque    bool          // the stream is not followed; Busy and Calls are not known
+}
+
+// New makes the session of client, whose connection it owns from here on.
+func New(client *net.TCPConn, worker Worker, observer Observer) *Session {
+	return &Session{
+		client: client, worker: worker, observer: observer,
+		activity: Activity{Since: time.Now()}, over: make(chan struct{}),
+	}
+}
+
+// Run relays what the session sends until the session or the worker is done, and
+// returns when both are. frame, if not nil, holds what has been read from the
+// session already, after Headroom bytes of room. The cause is how the worker
+// ended.
+func (s *Session) Run(frame []byte) (cause string) {
+	s.relayUp(frame)
+	s.worker.End()
+	<-s.over
+	s.client.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause
+}
+
+// relayUp carries bytes from the session to the worker until one of them ends.
+func (s *Session) relayUp(frame []byte) {
+	buffer := make([]byte, Headroom+firstBuffer)
+	for {
+		if len(frame) > Headroom {
+			s.scanUp(frame[Headroom:])
+			if err := s.worker.SendData(frame); err != nil {
+				return
+			}
+			if len(frame) == len(buffer) && len(buffer) < bulkBuffer {
+				// A full read: a large object is coming.
+				buffer = make([]byte, bulkBuffer)
+			}
+		}
+		n, err := s.client.Read(buffer[Headroom:])
+		if n == 0 && err != nil {
+			return
+		}
+		frame = buffer[:Headroom+n]
+	}
+}
+
+// scanUp follows the calls that the session makes.
+func (s *Session) scanUp(p []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.activity.UpBytes += int64(len(p))
+	s.observer.Bytes(Up, len(p))
+	if !s.activity.Busy && s.up.Opaque() == nil {
+		// Busy from the first byte: an agent that drains must not end a worker
+		// to which a call is on its way.
+		s.activity.Busy, s.activity.Since = true, time.Now()
+	}
+	for len(p) > 0 {
+		n, done := s.up.Scan(p)
+		p = p[n:]
+		if done && s.up.Message().Kind == psock.KindDone {
+			s.activity.Busy = false
+		}
+	}
+	s.noteOpaque(s.up.Opaque())
+}
+
+// Data passes on what the worker sends. Once the session does not take it any
+// more, it is dropped: the session has gone, and the worker is about to.
+func (s *Session) Data(p []byte) {
+	answered := s.scanDown(p)
+	_, err := s.client.Write(p)
+	if err != nil {
+		s.client.CloseRead() // wakes Run
+	}
+	if answered && s.isDraining() {
+		s.endForDrain()
+	}
+}
+
+// scanDown follows the answers; answered says that no call is under way after p.
+func (s *Session) scanDown(p []byte) (answered bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.activity.DownBytes += int64(len(p))
+	s.observer.Bytes(Down, len(p))
+	for len(p) > 0 {
+		n, done := s.down.Scan(p)
+		p = p[n:]
+		if m := s.down.Message(); done && m.Kind == psock.KindValue && m.Final {
+			s.callDone(m)
+		}
+	}
+	s.noteOpaque(s.down.Opaque())
+	return !s.activity.Busy && !s.activity.Opaque
+}
+
+// callDone counts a finished call. Called with the lock held.
+func (s *Session) callDone(m psock.Message) {
+	if !s.activity.Busy {
+		return
+	}
+	now := time.Now()
+	took := now.Sub(s.activity.Since)
+	s.activity.Busy, s.activity.Since = false, now
+	s.activity.Calls++
+	s.activity.BusyTime += took
+	s.observer.Call(took, m.Success)
+}
+
+// noteOpaque counts, once, a session that is no longer followed. Called with the
+// lock held.
+func (s *Session) noteOpaque(err error) {
+	if err == nil || s.activity.Opaque {
+		return
+	}
+	s.activity.Opaque, s.activity.Busy = true, false
+	s.observer.Opaque(err)
+}
+
+// EOF passes the worker's end of stream on: R in the session reads it at once and
+// reports the node as lost.
+func (s *Session) EOF() { s.client.CloseWrite() }
+
+// Drain ends the session after the call that is under way, or now.
+func (s *Session) Drain() {
+	s.mu.Lock()
+	s.draining = true
+	idle := !s.activity.Busy && !s.activity.Opaque
+	s.mu.Unlock()
+	if idle {
+		s.endForDrain()
+	}
+}
+
+func (s *Session) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+// endForDrain closes the session's end in good order, so that R has read the last
+// answer before it sees the end of the stream, and wakes Run.
+func (s *Session) endForDrain() {
+	s.client.CloseWrite()
+	s.client.CloseRead()
+}
+
+// Ended records how the worker ended and ends the session's connection.
+func (s *Session) Ended(cause string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.ended, s.cause = true, cause
+	close(s.over)
+	s.client.CloseWrite()
+	s.client.CloseRead() // wakes Run, which closes the connection
+}
+
+// Activity says what the session is doing and has done.
+func (s *Session) Activity() Activity {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.activity
+}

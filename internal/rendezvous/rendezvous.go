@@ -1,0 +1,85 @@
+// Package rendezvous puts the rendezvous together: agents' connections come in
+// through the intake, park in the pool, and the broker pairs them with the nodes
+// of R sessions.
+package rendezvous
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/psock-runtime/psock-runtime/internal/admin"
+	"github.com/psock-runtime/psock-runtime/internal/api"
+	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config is what a rendezvous needs. The listeners and the prober are open
+// already, so that what is wrong with them was an error of the configuration; Run
+// closes the listeners.
+type Config struct {
+	Log           *zap.Logger
+	Build         string
+	Agents        net.Listener // agents dial it
+	TLS           *tls.Config  // nil: plain TCP
+	API           net.Listener // R dials it, on loopback
+	Admin         net.Listener // probes and metrics
+	Prober        *sockdiag.Prober
+	UIDs          []uint32
+	DemandTimeout time.Duration
+	MaxWorkers    int
+	Timing        link.Timing
+}
+
+// reserveLimit is how long an agent may take to confirm that its worker is there:
+// a round trip, and a second of patience for an agent on a busy machine.
+const reserveLimit = time.Second
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, config Config) error {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	workers := pool.New(pool.Config{
+		Log: config.Log, Metrics: pool.NewMetrics(registry), Build: config.Build,
+		MaxWorkers: config.MaxWorkers, ReserveLimit: reserveLimit,
+	})
+	sessions := broker.New(broker.Config{
+		Log: config.Log, Metrics: broker.NewMetrics(registry), Relay: relay.NewMetrics(registry),
+		Pool: workers, Listeners: config.Prober, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
+	})
+	in := newIntake(config.Log, workers, config.TLS, config.Timing, registry)
+	source := api.Source{
+		State: func() api.State {
+			return api.State{
+				Build: config.Build, Backend: string(config.Prober.Backend()),
+				Workers: workers.Workers(), Clusters: sessions.Clusters(),
+			}
+		},
+		Available: sessions.Available,
+		Hint:      sessions.Hint,
+	}
+	config.Log.Info("rendezvous is up",
+		zap.Stringer("agents", config.Agents.Addr()), zap.Bool("tls", config.TLS != nil),
+		zap.Stringer("api", config.API.Addr()), zap.Stringer("admin", config.Admin.Addr()),
+		zap.String("demandFrom", string(config.Prober.Backend())), zap.Uint32s("sessionUids", config.UIDs))
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return in.run(ctx, config.Agents) })
+	group.Go(func() error { return sessions.Run(ctx) })
+	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source)) })
+	group.Go(func() error { return admin.Serve(ctx, config.Admin, admin.Handler(ready, registry)) })
+	return group.Wait()
+}
+
+// ready: the rendezvous serves from its first moment; a pool without workers is
+// the agents' affair.
+func ready() error { return nil }

@@ -1,0 +1,218 @@
+package test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/api"
+)
+
+// The code of the 2021 post, as users type it, and the same values as sequential.
+func TestPost(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 2)
+	r.startAgent("pod-b", 2)
+	r.awaitWarm(4)
+	out := r.R(`
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 4)
+library(future.apply)
+set.seed(1)
+output <- future_sapply(1:40, function(i) mean(rnorm(1e5)), future.seed = TRUE)
+pids <- future_sapply(seq_len(nbrOfWorkers()), function(i) Sys.getpid())
+stopifnot(length(unique(pids)) == 4, !Sys.getpid() %in% pids)
+plan(sequential)
+set.seed(1)
+expected <- future_sapply(1:40, function(i) mean(rnorm(1e5)), future.seed = TRUE)
+stopifnot(identical(output, expected))
+cat("same values\n")
+`)
+	if !strings.Contains(out, "same values") {
+		t.Fatal(out)
+	}
+	r.awaitWarm(4)
+	if got := r.metric(`rendezvous_calls_total{result="success"}`); got == "0" {
+		t.Error("no call was counted")
+	}
+	if got := r.metric("rendezvous_opaque_streams_total"); got != "0" {
+		t.Errorf("%s streams of real R were not followed", got)
+	}
+}
+
+// Twenty plans in a row, some with a plan(sequential) between them.
+func TestPlansInARow(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 3)
+	r.awaitWarm(3)
+	r.R(`
+library(future)
+for (i in 1:20) {
+  plan(cluster, manual = TRUE, quiet = TRUE)
+  stopifnot(nbrOfWorkers() == 3)
+  f <- lapply(1:3, function(k) future(Sys.getpid()))
+  stopifnot(length(unique(unlist(value(f)))) == 3)
+  if (i %% 3 == 0) plan(sequential)
+}
+`)
+	r.awaitWarm(3)
+	r.await("no cluster left", func(s api.State) bool { return len(s.Clusters) == 0 })
+}
+
+// Two sessions at once; one is killed and gives its workers back.
+func TestTwoSessions(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 4)
+	r.awaitWarm(4)
+	code := `
+library(future)
+plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+f <- lapply(1:2, function(k) future(Sys.getpid()))
+stopifnot(length(unique(unlist(value(f)))) == 2)
+cat("have both\n")
+x <- value(future(Sys.sleep(3600)))
+`
+	a, b := r.startR(code), r.startR(code)
+	a.awaitText("have both")
+	b.awaitText("have both")
+	s := r.await("two clusters", func(s api.State) bool { return len(s.Clusters) == 2 })
+	for _, c := range s.Clusters {
+		if len(c.Nodes) != 2 {
+			t.Errorf("cluster %d has %d nodes, want 2", c.ID, len(c.Nodes))
+		}
+	}
+	a.signal(syscall.SIGKILL)
+	a.wait()
+	r.awaitWarm(2)
+	b.signal(syscall.SIGKILL)
+	b.wait()
+	r.awaitWarm(4)
+}
+
+// More nodes than workers: an R error that says what is missing, and the workers
+// are free again.
+func TestTooManyNodes(t *testing.T) {
+	r := startRendezvous(t, "--demand-timeout", "2s")
+	r.startAgent("pod-a", 3)
+	r.awaitWarm(3)
+	out := r.R(`
+library(future)
+e <- tryCatch(plan(cluster, workers = 5, manual = TRUE, quiet = TRUE), error = identity)
+stopifnot(inherits(e, "error"))
+cat(conditionMessage(e), "\n")
+`)
+	for _, want := range []string{"3 of 3 workers are ready", "waited 2", "ask for at most 3"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the R error lacks %q:\n%s", want, out)
+		}
+	}
+	r.awaitWarm(3)
+	if got := r.metric("rendezvous_unmet_demand_total"); got != "2" {
+		t.Errorf("rendezvous_unmet_demand_total is %s, want 2 (nodes 4 and 5)", got)
+	}
+}
+
+// A cluster that starts its own workers keeps them, whatever the pool holds.
+func TestLocalClustersAreLeftAlone(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 2)
+	r.awaitWarm(2)
+	r.R(`
+cl <- parallelly::makeClusterPSOCK(2)
+pids <- unlist(parallel::clusterCall(cl, function() c(Sys.getpid(), parallelly:::pid_exists)[[1]]))
+ppids <- unlist(parallel::clusterCall(cl, function() Sys.getenv("WORKER_AGENT_TEST", "own")))
+stopifnot(all(ppids == "own"), length(unique(pids)) == 2)
+parallel::stopCluster(cl)
+cl <- parallel::makePSOCKcluster(2)
+stopifnot(all(unlist(parallel::clusterCall(cl, Sys.getenv, "WORKER_AGENT_TEST", "own")) == "own"))
+parallel::stopCluster(cl)
+`)
+	r.awaitWarm(2)
+	if got := r.metric("rendezvous_binds_total"); got != "0" {
+		t.Errorf("%s nodes of local clusters were given workers", got)
+	}
+}
+
+// A worker that is killed: idle, nobody notices; busy, its node fails at once and
+// the others go on.
+func TestKilledWorker(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 3)
+	r.awaitWarm(3)
+	s, err := r.state()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(s.Workers[0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	r.R(`
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 3)
+f <- lapply(1:3, function(k) future(k))
+stopifnot(identical(value(f), as.list(1:3)))
+plan(cluster, workers = 3, manual = TRUE, quiet = TRUE)
+killed <- future(tools::pskill(Sys.getpid(), tools::SIGKILL))
+other <- future({ Sys.sleep(1); "goes on" })
+e <- tryCatch(value(killed), error = identity)
+stopifnot(inherits(e, "FutureError"), identical(value(other), "goes on"))
+`)
+	r.awaitWarm(3)
+	if got := r.metric("rendezvous_worker_deaths_total"); got != "2" {
+		t.Errorf("rendezvous_worker_deaths_total is %s, want 2", got)
+	}
+}
+
+// The classics: parallel, foreach, furrr, progress, a large object.
+func TestParallelPackages(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 2)
+	r.awaitWarm(2)
+	for name, code := range map[string]string{
+		"parallel": `
+library(parallel)
+cl <- makePSOCKcluster(rep("localhost", 2), manual = TRUE)
+y <- 10
+clusterExport(cl, "y")
+invisible(clusterEvalQ(cl, library(stats)))
+stopifnot(identical(parLapply(cl, 1:10, function(x) x + y), lapply(1:10, function(x) x + y)))
+stopCluster(cl)`,
+		"foreach": `
+library(doParallel)
+cl <- parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE)
+registerDoParallel(cl)
+stopifnot(identical(foreach(i = 1:10, .combine = c) %dopar% sqrt(i), sqrt(1:10)))
+parallel::stopCluster(cl)`,
+		"furrr": `
+library(furrr)
+plan(cluster, manual = TRUE, quiet = TRUE)
+stopifnot(identical(future_map_dbl(1:10, sqrt), sqrt(1:10)))`,
+		"progress": `
+library(future.apply); library(progressr)
+plan(cluster, manual = TRUE, quiet = TRUE)
+seen <- 0
+withCallingHandlers(with_progress({
+  p <- progressor(10)
+  x <- future_lapply(1:10, function(i) { p(); i })
+}, handlers = handler_void(), enable = TRUE), progression = function(c) seen <<- seen + 1)
+stopifnot(identical(x, as.list(1:10)), seen >= 10)`,
+		"large object": `
+cl <- parallelly::makeClusterPSOCK(1, manual = TRUE, quiet = TRUE)
+x <- runif(300e6 / 8)
+stopifnot(identical(parallel::clusterCall(cl, identity, x)[[1]], x))
+parallel::stopCluster(cl)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.awaitWarm(2)
+			inner := *r
+			inner.t = t
+			inner.R(code)
+		})
+	}
+	r.awaitWarm(2)
+	if got := r.metric("rendezvous_opaque_streams_total"); got != "0" {
+		t.Errorf("%s streams of real R were not followed", got)
+	}
+}
