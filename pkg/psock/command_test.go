@@ -1,0 +1,141 @@
+package psock
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// printedArgv returns the argv of the worker command that parallelly itself
+// prints for the given arguments of makeClusterPSOCK(): R prints a shell line,
+// a shell splits it, and a script in Rscript's place shows what it was given.
+func printedArgv(t *testing.T, rscript, rArgs string) []string {
+	t.Helper()
+	expr := fmt.Sprintf("invisible(parallelly::makeClusterPSOCK(1L, dryrun = TRUE, port = 11562L, rscript = %q, %s))", rscript, rArgs)
+	out, err := exec.Command("Rscript", "-e", expr).CombinedOutput()
+	if err != nil {
+		t.Fatalf("Rscript -e %q: %v\n%s", expr, err, out)
+	}
+	var line string
+	for l := range strings.Lines(string(out)) {
+		if strings.Contains(l, "MASTER=") {
+			line = strings.TrimSpace(l)
+		}
+	}
+	if line == "" {
+		t.Fatalf("no worker command in what parallelly printed:\n%s", out)
+	}
+	argv, err := exec.Command("sh", "-c", line).Output()
+	if err != nil {
+		t.Fatalf("sh -c %q: %v", line, err)
+	}
+	return strings.Split(strings.TrimSuffix(string(argv), "\x00"), "\x00")
+}
+
+// plainDecimals rewrites the two durations as plain decimals: R prints 100000
+// as 1e+05. It is the only thing normalised, see [Command.Args].
+func plainDecimals(t *testing.T, argv []string) []string {
+	t.Helper()
+	for i, arg := range argv {
+		name, value, _ := strings.Cut(arg, "=")
+		if name != "TIMEOUT" && name != "SETUPTIMEOUT" {
+			continue
+		}
+		f, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatalf("argument %q: %v", arg, err)
+		}
+		argv[i] = name + "=" + strconv.FormatFloat(f, 'f', -1, 64)
+	}
+	return argv
+}
+
+func TestCommandIsWhatParallellyPrints(t *testing.T) {
+	// Named Rscript, because parallelly writes another line for other names.
+	rscript := filepath.Join(t.TempDir(), "Rscript")
+	if err := os.WriteFile(rscript, []byte("#!/bin/sh\nprintf '%s\\0' \"$0\" \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name  string
+		rArgs string
+		cmd   Command
+	}{
+		{"defaults, output inherited", `outfile = ""`, Command{}},
+		{"outfile NULL", `outfile = NULL`, Command{}},
+		{"outfile", `outfile = "/dev/null"`, Command{Outfile: "/dev/null"}},
+		{"XDR and master", `outfile = "", useXDR = TRUE, master = "127.0.0.1"`, Command{XDR: true, Master: "127.0.0.1"}},
+		{
+			"timeouts", `outfile = "", timeout = 100000, connectTimeout = 2.5`,
+			Command{Timeout: 100000 * time.Second, SetupTimeout: 2500 * time.Millisecond},
+		},
+		{"packages", `outfile = "", default_packages = c("stats", "methods")`, Command{DefaultPackages: []string{"stats", "methods"}}},
+		{"no socket options", `outfile = "", socketOptions = "NULL"`, Command{SocketOptions: "NULL"}},
+		{
+			"startup with blanks and quotes", `outfile = "", rscript_startup = c("x <- 'a b'; y <- \"c$HOME\"", "z <- 1")`,
+			Command{Startup: []string{`x <- 'a b'; y <- "c$HOME"`, "z <- 1"}},
+		},
+		{"manual", `outfile = "", manual = TRUE, quiet = FALSE`, Command{}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tc.cmd.Rscript, tc.cmd.Port = rscript, 11562
+			want := plainDecimals(t, printedArgv(t, rscript, tc.rArgs))
+			if diff := cmp.Diff(want, tc.cmd.Args()); diff != "" {
+				t.Errorf("argv differs from parallelly's (-parallelly +ours):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestCommandDefaults(t *testing.T) {
+	want := []string{
+		"Rscript", "--default-packages=datasets,utils,grDevices,graphics,stats,methods",
+		"-e", `options(socketOptions = "no-delay")`, "-e", workLoop,
+		"MASTER=localhost", "PORT=7", "OUT=", "TIMEOUT=2592000", "XDR=FALSE", "SETUPTIMEOUT=120", "SETUPSTRATEGY=sequential",
+	}
+	if diff := cmp.Diff(want, Command{Port: 7}.Args()); diff != "" {
+		t.Error(diff)
+	}
+	huge := Command{Timeout: 1 << 62}.Args()
+	if got := huge[len(huge)-4]; got != "TIMEOUT=2147483647" {
+		t.Errorf("a timeout beyond R's integers: got %s", got)
+	}
+}
+
+// TestCommandRuns runs the command without a shell in front: R must get each
+// startup expression as it was written, and dial the master it was given.
+func TestCommandRuns(t *testing.T) {
+	ln, port := listen(t)
+	startup := []string{
+		"cat('one\\ttwo', \"$HOME `x`\", 'back\\\\slash', sep = '|')\ncat('\\n')",
+		"\n\tcat(\n\t\t'tab\t', 'é', '~+~', '~n~', '\\n', sep = '')\n",
+	}
+	argv := Command{Master: "127.0.0.1", Port: port, Startup: startup}.Args()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close() // R ends its work loop on a closed socket.
+	_ = cmd.Wait()
+	if want := "one\ttwo|$HOME `x`|back\\slash\ntab\té~+~~n~\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("startup expression: output %q lacks %q", out.String(), want)
+	}
+	if want := fmt.Sprintf("on 127.0.0.1:%d at", port); !strings.Contains(out.String(), want) {
+		t.Errorf("output %q lacks %q", out.String(), want)
+	}
+}

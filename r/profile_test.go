@@ -1,0 +1,407 @@
+// Package r_test runs the R code of this directory in real R.
+package r_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// within is the profile's budget of 2 s with room for a busy machine. Without
+// the budget the answers below take for ever.
+const within = 6.0
+
+// rendezvous stands in for the real one's loopback interface.
+type rendezvous struct {
+	*httptest.Server
+
+	mu     sync.Mutex
+	answer string
+	status int
+	asked  []string
+}
+
+func serve(t *testing.T, answer string) *rendezvous {
+	t.Helper()
+	r := &rendezvous{answer: answer, status: http.StatusOK}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if req.URL.Path == "/set" { // the R script plays kubectl scale
+			r.answer = req.URL.Query().Get("n")
+			return
+		}
+		r.asked = append(r.asked, req.Method+" "+req.RequestURI)
+		w.WriteHeader(r.status)
+		fmt.Fprintln(w, r.answer)
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+func (r *rendezvous) address() string { return r.Listener.Addr().String() }
+
+func (r *rendezvous) questions() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.asked)
+}
+
+// accept stands in for a broken one: handle has each connection.
+func accept(t *testing.T, handle func(net.Conn)) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { defer conn.Close(); handle(conn) })
+		}
+	})
+	t.Cleanup(func() { ln.Close(); running.Wait() })
+	return ln.Addr().String()
+}
+
+// nobody is an address at which nobody listens.
+func nobody(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+func profile(t *testing.T) string {
+	t.Helper()
+	path, err := filepath.Abs("Rprofile.site")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func rscript(t *testing.T, api, code string, env ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	home := t.TempDir()
+	script := filepath.Join(home, "test.R")
+	if err := os.WriteFile(script, []byte(code), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, "Rscript", "--no-environ", "--no-init-file", script)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C.UTF-8",
+		"R_PROFILE=" + profile(t), "PSOCK_RENDEZVOUS_API=" + api}, env...)
+	return cmd
+}
+
+// run runs code and returns the fields that it wrote with out(), and its
+// standard error.
+func run(t *testing.T, api, code string, env ...string) (fields []string, messages string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := rscript(t, api, `out <- function(...) cat(..., "\n", sep = " "); n <- function() length(parallelly::availableWorkers()); `+code, env...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("R: %v\n%s%s", err, &stdout, &stderr)
+	}
+	return strings.Fields(stdout.String()), stderr.String()
+}
+
+func wantFields(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("R says %q, want %q", got, want)
+	}
+}
+
+func wantQuestions(t *testing.T, r *rendezvous, want ...string) {
+	t.Helper()
+	if got := r.questions(); !slices.Equal(got, want) {
+		t.Errorf("asked %q, want %q", got, want)
+	}
+}
+
+func TestAvailableWorkersIsTheLiveNumber(t *testing.T) {
+	r := serve(t, "7")
+	got, messages := run(t, r.address(), `w <- parallelly::availableWorkers(); out(length(w), unique(w))`)
+	wantFields(t, got, "7", "localhost")
+	wantQuestions(t, r, "GET /v1/workers?ports=")
+	if messages != "" {
+		t.Errorf("R says %q, want nothing", messages)
+	}
+}
+
+func TestLeavesNothingBehind(t *testing.T) {
+	r := serve(t, "7")
+	got, _ := run(t, r.address(), `rm(out, n); invisible(parallelly::freeConnections())
+		before <- c(search(), rownames(showConnections())); w <- parallelly::availableWorkers()
+		cat(identical(before, c(search(), rownames(showConnections()))), setdiff(ls(globalenv(), all.names = TRUE), c("before", "w")))`)
+	wantFields(t, got, "TRUE")
+}
+
+// Nothing but base is attached when the profile runs, and nothing else may be
+// needed later.
+func TestNeedsBaseOnly(t *testing.T) {
+	r := serve(t, "7")
+	got, messages := run(t, r.address(), `out(length(getOption("parallelly.availableWorkers.custom")()), "package:utils" %in% search())`,
+		"R_DEFAULT_PACKAGES=NULL")
+	wantFields(t, got, "7", "FALSE")
+	if messages != "" {
+		t.Errorf("R says %q, want nothing", messages)
+	}
+}
+
+func TestNSLOTSWins(t *testing.T) {
+	r := serve(t, "7")
+	got, _ := run(t, r.address(), `out(n()); Sys.unsetenv("NSLOTS"); out(n())`, "NSLOTS=3")
+	wantFields(t, got, "3", "7")
+	wantQuestions(t, r, "GET /v1/workers?ports=")
+}
+
+func TestNoWorkerAsksForOne(t *testing.T) {
+	got, _ := run(t, serve(t, "0").address(), `out(n())`)
+	wantFields(t, got, "1")
+}
+
+// seconds returns a field that is a duration, and checks it.
+func seconds(t *testing.T, field string) float64 {
+	t.Helper()
+	s, err := strconv.ParseFloat(field, 64)
+	if err != nil || s > within {
+		t.Errorf("took %q s (%v), want less than %v", field, err, within)
+	}
+	return s
+}
+
+// unreachable asks twice, and checks the time, the one message, and that the
+// machine's cores are counted.
+func unreachable(t *testing.T, api string, want ...string) {
+	t.Helper()
+	got, messages := run(t, api, `options(warn = 2); t <- system.time(a <- n())[["elapsed"]]; b <- n()
+		cores <- length(parallelly::availableWorkers(methods = c("system", "nproc", "cgroups.cpuset", "cgroups.cpuquota", "cgroups2.cpu.max", "fallback")))
+		out(t, a == cores && b == cores, nrow(showConnections()))`)
+	if len(got) != 3 {
+		t.Fatalf("R says %q", got)
+	}
+	seconds(t, got[0])
+	wantFields(t, got[1:], "TRUE", "0")
+	for _, text := range append(want, api, "plan(cluster, manual = TRUE) will wait", "or set PSOCK_RENDEZVOUS_API") {
+		if strings.Count(messages, text) != 1 {
+			t.Errorf("R says %q, want %q in it once", messages, text)
+		}
+	}
+}
+
+func TestRefused(t *testing.T) { unreachable(t, nobody(t), "cannot connect") }
+
+func TestBadAddress(t *testing.T) { unreachable(t, "somewhere", "not of the form HOST:PORT") }
+
+func TestNeverAnswers(t *testing.T) {
+	unreachable(t, accept(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }), "no answer within 2 s")
+}
+
+// One that sends a byte at a time never makes a single read time out.
+func TestDripFeed(t *testing.T) {
+	unreachable(t, accept(t, func(c net.Conn) {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for range tick.C {
+			if _, err := c.Write([]byte{'7'}); err != nil {
+				return
+			}
+		}
+	}), "no answer within 2 s")
+}
+
+func TestEndlessAnswer(t *testing.T) {
+	unreachable(t, accept(t, func(c net.Conn) {
+		for {
+			if _, err := c.Write(bytes.Repeat([]byte{'x', 0}, 1<<16)); err != nil {
+				return
+			}
+		}
+	}), "does not speak HTTP")
+}
+
+func TestGarbage(t *testing.T) {
+	for _, answer := range []string{"", "many", "-3", "1e9", "3 4", "<html>7</html>", "0x7", "\xff\xfe"} {
+		t.Run(answer, func(t *testing.T) { unreachable(t, serve(t, answer).address(), "no number") })
+	}
+	t.Run("not HTTP", func(t *testing.T) {
+		unreachable(t, accept(t, func(c net.Conn) { _, _ = c.Write([]byte("SSH-2.0-x\r\n\r\n7\n")) }), "does not speak HTTP")
+	})
+	t.Run("closed at once", func(t *testing.T) { unreachable(t, accept(t, func(net.Conn) {}), "rendezvous at") })
+	t.Run("an error", func(t *testing.T) {
+		r := serve(t, "the pool is on fire")
+		r.mu.Lock()
+		r.status = http.StatusInternalServerError
+		r.mu.Unlock()
+		unreachable(t, r.address(), "500 Internal Server Error the pool is on fire")
+	})
+}
+
+// The rendezvous' container may start a moment after R's.
+func TestLateRendezvous(t *testing.T) {
+	addr := nobody(t)
+	cmd := rscript(t, addr, `loadNamespace("parallelly"); cat("asking\n"); cat(length(parallelly::availableWorkers()), "\n")`)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && lines.Text() != "asking" {
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, 9) })}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(ln) })
+	defer serving.Wait()
+	defer server.Close()
+	lines.Scan()
+	wantFields(t, strings.Fields(lines.Text()), "9")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConnectionsLimitTheNumber(t *testing.T) {
+	for _, answer := range []string{"500", "99999999999999999999999"} {
+		got, messages := run(t, serve(t, answer).address(), `a <- n(); b <- n(); free <- parallelly::freeConnections()
+			cons <- lapply(1:20, function(i) rawConnection(raw(0))); out(a == free - 1, a == b, n() == a - 20)`)
+		wantFields(t, got, "TRUE", "TRUE", "TRUE")
+		for text, times := range map[string]int{
+			"psock-runtime:": 2, // each number of free connections is told once
+			"only 124 fit":   1, "only 104 fit": 1, "--max-connections": 2,
+		} {
+			if strings.Count(messages, text) != times {
+				t.Errorf("R says %q, want %q in it %d times", messages, text, times)
+			}
+		}
+	}
+}
+
+func TestNoConnectionLeft(t *testing.T) {
+	r := serve(t, "7")
+	// parallelly itself opens files the first time that it counts.
+	got, messages := run(t, r.address(), `invisible(c(parallelly::availableConnections(), parallelly::availableCores())); cons <- list()
+		try(repeat cons[[length(cons) + 1L]] <- rawConnection(as.raw(42)), silent = TRUE)
+		out(n() >= 1); same <- vapply(cons, function(c) { r <- readBin(c, "raw", 9L); close(c); r == 42 }, NA); out(all(same), length(same) > 100, n())`)
+	wantFields(t, got, "TRUE", "TRUE", "TRUE", "7")
+	if !strings.Contains(messages, "connections are in use") {
+		t.Errorf("R says %q", messages)
+	}
+}
+
+func TestPortsOfOwnClusters(t *testing.T) {
+	r := serve(t, "7")
+	got, _ := run(t, r.address(), `cl <- parallelly::makeClusterPSOCK(2); p <- unique(sub(".*:", "", showConnections()[, "description"]))
+		other <- serverSocket(20000L + Sys.getpid() %% 10000L); out(n(), p); parallel::stopCluster(cl); close(other)`)
+	if len(got) != 2 || got[0] != "7" {
+		t.Fatalf("R says %q", got)
+	}
+	wantQuestions(t, r, "GET /v1/workers?ports="+got[1])
+}
+
+// Before 1.40, the future package asks for the workers again with each future,
+// and starts the cluster anew if their number has changed. plan() alone may
+// change it.
+func TestPlanKeepsItsNumber(t *testing.T) {
+	r := serve(t, "2")
+	got, messages := run(t, r.address(), `suppressMessages(library(future))
+		api <- Sys.getenv("PSOCK_RENDEZVOUS_API"); at <- strsplit(api, ":")[[1]]
+		scale <- function(n) { con <- socketConnection(at[1], as.integer(at[2]), open = "a+b", blocking = TRUE)
+			writeBin(charToRaw(sprintf("GET /set?n=%d HTTP/1.0\r\n\r\n", n)), con); readBin(con, "raw", 1000); close(con) }
+		port <- function() unique(sub(".*:", "", showConnections()[, "description"]))
+		own <- parallelly::makeClusterPSOCK(1); mine <- port()
+		plan(cluster); first <- setdiff(port(), mine); pids <- unique(unlist(lapply(1:2, function(i) value(future(Sys.getpid())))))
+		invisible(scale(3)); again <- value(future(Sys.getpid()))
+		out(nbrOfWorkers(), again %in% pids, identical(setdiff(port(), mine), first))
+		plan(cluster); out(nbrOfWorkers(), first); plan(sequential); parallel::stopCluster(own)`)
+	if len(got) != 5 {
+		t.Fatalf("R says %q, %s", got, messages)
+	}
+	wantFields(t, got[:4], "2", "TRUE", "TRUE", "3")
+	// The cluster that the user made is not given back, the plan's is.
+	wantQuestions(t, r, "GET /v1/workers?ports=", "GET /v1/workers?ports="+got[4])
+}
+
+func TestUsersOptionsAreKept(t *testing.T) {
+	text, err := os.ReadFile(profile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := filepath.Join(t.TempDir(), "Rprofile.site")
+	before := "options(parallelly.availableWorkers.custom = function() c('a', 'b'), parallelly.maxWorkers.localhost = c(1, 2))\n"
+	if err := os.WriteFile(both, append([]byte(before), text...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const show = `out(n(), getOption("parallelly.maxWorkers.localhost"))`
+	r := serve(t, "7")
+	got, _ := run(t, r.address(), show, "R_PROFILE="+both)
+	wantFields(t, got, "2", "1", "2")
+	got, _ = run(t, r.address(), show)
+	wantFields(t, got, "7", "Inf", "Inf")
+	got, _ = run(t, r.address(), `out(is.null(getOption("parallelly.maxWorkers.localhost")))`, "R_PARALLELLY_MAXWORKERS_LOCALHOST=4")
+	wantFields(t, got, "TRUE")
+	got, _ = run(t, r.address(), `options(parallelly.availableWorkers.custom = NULL); w <- n(); out(w == length(parallelly::availableWorkers(methods = "system")) || w >= 1)`)
+	wantFields(t, got, "TRUE")
+	wantQuestions(t, r, "GET /v1/workers?ports=")
+}
+
+func TestOff(t *testing.T) {
+	got, messages := run(t, "off", `out(n() >= 1)`)
+	wantFields(t, got, "TRUE")
+	if messages != "" {
+		t.Errorf("R says %q, want nothing", messages)
+	}
+}
+
+// R in a worker may read the same profile; nobody answers there.
+func TestWorkersAreLeftAlone(t *testing.T) {
+	cmd := rscript(t, nobody(t), `cat(is.null(getOption("parallelly.availableWorkers.custom")), is.null(getOption("parallelly.maxWorkers.localhost")))`)
+	cmd.Args = append(cmd.Args, "MASTER=127.0.0.1", "PORT=11562", "OUT=", "SETUPSTRATEGY=sequential")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFields(t, strings.Fields(string(out)), "TRUE", "TRUE")
+}
+
+// What it costs each R to start, told and not judged: 1.3 ms when it was written.
+func TestStartupCost(t *testing.T) {
+	got, _ := run(t, nobody(t), fmt.Sprintf(`out(1000 * system.time(for (i in 1:20) sys.source(%q, new.env()))[["elapsed"]] / 20)`, profile(t)))
+	t.Logf("the profile takes %s ms at startup", strings.Join(got, " "))
+}
