@@ -325,10 +325,3 @@ func (p *process) awaitText(text string) {
 		}
 	}
 }
-
-// within is a context for one step of a test.
-func within(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}

@@ -92,9 +92,9 @@ func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *p
 	case r := <-accepted:
 		return r.conn, r.err
 	case <-process.Done():
-		return nil, fmt.Errorf("R ended before it was ready: %s", process.Exit())
+		return nil, fmt.Errorf("the worker ended before it was ready: %s", process.Exit())
 	case <-limit.C:
-		return nil, fmt.Errorf("R did not connect within %s", s.agent.config.StartLimit)
+		return nil, fmt.Errorf("the worker did not connect within %s of its start", s.agent.config.StartLimit)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

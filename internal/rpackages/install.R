@@ -32,6 +32,7 @@ local({
     quit("no", status = 0L)
   }
 
+  writable <- function(dirs) dir.exists(dirs) & file.access(dirs, mode = 2L) == 0L
   if (nzchar(lib)) {
     dir.create(lib, recursive = TRUE, showWarnings = FALSE)
     .libPaths(c(lib, .libPaths()))
@@ -39,15 +40,14 @@ local({
     # was killed; R would refuse to install into it ever after.
     unlink(Sys.glob(file.path(lib, "00LOCK*")), recursive = TRUE)
   } else {
-    writable <- file.access(.libPaths(), mode = 2L) == 0L
-    lib <- c(.libPaths()[writable], "")[[1L]]
+    lib <- c(Filter(writable, .libPaths()), "")[[1L]]
   }
 
   present <- vapply(packages, function(p) length(find.package(p, quiet = TRUE)) > 0L, NA)
   missing <- packages[!present]
   absent <- character(0)
   if (length(missing) > 0L) {
-    if (!nzchar(lib) || file.access(lib, mode = 2L) != 0L) {
+    if (!writable(lib)) {
       report("", "setup", paste0(
         "no writable R library: ", paste(if (nzchar(lib)) lib else .libPaths(), collapse = ", ")))
       finish()
@@ -65,7 +65,7 @@ local({
     trouble <- character(0)
     index <- tryCatch(
       withCallingHandlers(
-        available.packages(repos = repos),
+        utils::available.packages(repos = repos),
         warning = function(w) trouble <<- c(trouble, conditionMessage(w))),
       error = function(e) {
         trouble <<- c(trouble, conditionMessage(e))
@@ -78,7 +78,7 @@ local({
     }
     wanted <- setdiff(missing, absent)
     if (length(wanted) > 0L) {
-      tryCatch(install.packages(wanted, lib = lib, repos = repos),
+      tryCatch(utils::install.packages(wanted, lib = lib, repos = repos),
         error = function(e) message("Error: ", conditionMessage(e)))
     }
   }

@@ -158,7 +158,7 @@ func (cfg Config) attempt(ctx context.Context, dir, script string) error {
 	if err != nil || exit.Code != 0 {
 		return fmt.Errorf("%s: %s", strings.Join(cfg.Packages, " "), exit)
 	}
-	return outcome(string(content), &said)
+	return outcome(string(content), said)
 }
 
 // args returns the command line of R. No shell is involved, and what R's own
@@ -190,13 +190,13 @@ func (cfg Config) env() []string {
 
 // outcome turns R's result file into an error. An attempt is final when all that
 // failed in it is absent or broken: neither gets better by itself.
-func outcome(content string, said *complaints) error {
+func outcome(content string, said complaints) error {
 	var errs []error
 	final := true
 	for line := range strings.Lines(content) {
 		fields := strings.SplitN(strings.TrimSuffix(line, "\n"), "\t", 3)
 		if len(fields) != 3 {
-			return backoff.Permanent(fmt.Errorf("R wrote a result that is none: %q", line))
+			return backoff.Permanent(fmt.Errorf("the installer wrote %q where a result belongs", line))
 		}
 		name, state, text := fields[0], fields[1], fields[2]
 		switch state {
@@ -206,13 +206,18 @@ func outcome(content string, said *complaints) error {
 		case "setup":
 			return backoff.Permanent(errors.New(text))
 		default:
-			errs = append(errs, &PackageError{Package: name, Reason: said.explain(name, text), Absent: state == "absent"})
+			errs = append(errs, &PackageError{Package: name, Reason: text, Absent: state == "absent"})
 			final = final && (state == "absent" || state == "broken")
 		}
 	}
 	err := errors.Join(errs...)
-	if err != nil && final {
+	switch {
+	case err == nil:
+		return nil
+	case final:
 		return backoff.Permanent(err)
+	case len(said) > 0:
+		return fmt.Errorf("%w (installation: %s)", err, strings.Join(said, "; "))
 	}
 	return err
 }
