@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/program"
 )
 
 // certs makes certificates for those without Kubernetes.
@@ -14,10 +15,18 @@ type certs struct {
 	Validity time.Duration `help:"How long the certificates are valid." default:"8760h"`
 }
 
+// Validate checks what a look at the flags alone can tell.
+func (c *certs) Validate() error {
+	if c.Validity <= 0 {
+		return fmt.Errorf("--validity: %s, give a positive duration such as 8760h", c.Validity)
+	}
+	return nil
+}
+
 // Run makes them.
 func (c *certs) Run(out io.Writer) error {
 	if err := mtls.Generate(c.Dir, mtls.GenerateOptions{Validity: c.Validity}); err != nil {
-		return err
+		return program.Configf("--dir %s: %w", c.Dir, err)
 	}
 	fmt.Fprintf(out, "rendezvous --tls-dir %s/rendezvous\nworker-agent --tls-dir %s/worker\n", c.Dir, c.Dir)
 	return nil

@@ -56,7 +56,7 @@ func (s *serve) Validate() error {
 	}
 	for _, uid := range s.SessionUIDs {
 		if uid < 0 || uid > 1<<32-2 {
-			return fmt.Errorf("--session-uids: %d is no user id", uid)
+			return fmt.Errorf("--session-uids: %d is no user id, give numbers from 0 to %d", uid, uint32(1<<32-2))
 		}
 	}
 	if s.DemandTimeout < time.Second {
@@ -131,12 +131,15 @@ func (s *serve) Run(ctx context.Context) error {
 		{"--api-address", s.APIAddress, &config.API},
 		{"--admin-address", s.AdminAddress, &config.Admin},
 	} {
-		listener, err := net.Listen("tcp", l.address)
+		listener, err := program.Listen(l.flag, l.address)
 		if err != nil {
-			return program.Configf("%s: %w", l.flag, err)
+			return err
 		}
 		defer listener.Close()
 		*l.listener = listener
+		if port := listener.Addr().(*net.TCPAddr).Port; ports.Contains(uint16(port)) {
+			return program.Configf("%s: port %d of %s is one of --ports %s, where R sessions listen: give another", l.flag, port, l.address, ports)
+		}
 	}
 	if err := rendezvous.Run(ctx, config); ctx.Err() == nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/admin"
 	"github.com/psock-runtime/psock-runtime/internal/api"
 )
 
@@ -15,6 +16,14 @@ import (
 type status struct {
 	APIAddress string `name:"api-address" help:"HOST:PORT of the rendezvous' loopback API." default:"127.0.0.1:7461" env:"RENDEZVOUS_API_ADDRESS" placeholder:"ADDRESS"`
 	JSON       bool   `name:"json" help:"Print the state as JSON."`
+}
+
+// Validate checks what a look at the flags alone can tell.
+func (s *status) Validate() error {
+	if _, err := admin.Loopback(s.APIAddress); err != nil {
+		return fmt.Errorf("--api-address: %w", err)
+	}
+	return nil
 }
 
 // Run asks and prints.

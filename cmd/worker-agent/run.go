@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"time"
@@ -60,7 +59,11 @@ func (c *agentCommand) Validate() error {
 	if c.TLSDir != "" && c.Plaintext {
 		return errors.New("--tls-dir and --plaintext contradict each other: give one of them")
 	}
-	if c.TLSDir == "" && !c.Plaintext && !onLoopback(c.Rendezvous) {
+	source, err := discovery.Parse(c.Rendezvous)
+	if err != nil {
+		return fmt.Errorf("--rendezvous: %w", err)
+	}
+	if c.TLSDir == "" && !c.Plaintext && !onLoopback(source) {
 		return fmt.Errorf("--rendezvous: %s is not on loopback; give --tls-dir ('rendezvous certs --dir DIR' makes one), or --plaintext to do without", c.Rendezvous)
 	}
 	if c.Workers < 1 || c.Workers > 1024 {
@@ -70,6 +73,9 @@ func (c *agentCommand) Validate() error {
 		if d <= 0 {
 			return fmt.Errorf("%s: %s, give a positive duration such as 30s", flag, d)
 		}
+	}
+	if err := rpackages.CheckNames(strings.Fields(c.RPackages)); err != nil {
+		return fmt.Errorf("--r-packages: %w", err)
 	}
 	loopback, err := admin.Loopback(c.AdminAddress)
 	if err != nil {
@@ -82,9 +88,9 @@ func (c *agentCommand) Validate() error {
 }
 
 // onLoopback reports whether source names loopback addresses only.
-func onLoopback(source string) bool {
-	for _, address := range strings.Split(source, ",") {
-		if loopback, err := admin.Loopback(strings.TrimSpace(address)); err != nil || !loopback {
+func onLoopback(source discovery.Source) bool {
+	for _, address := range strings.Split(strings.TrimPrefix(source.String(), "static:"), ",") {
+		if loopback, err := admin.Loopback(address); err != nil || !loopback {
 			return false
 		}
 	}
@@ -110,11 +116,16 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	}
 	defer prober.Close()
 	config.PeerUID = prober.PeerUID
-	listener, err := net.Listen("tcp", c.AdminAddress)
+	listener, err := program.Listen("--admin-address", c.AdminAddress)
 	if err != nil {
-		return program.Configf("--admin-address: %w", err)
+		return err
 	}
 	defer listener.Close()
+	// Last, since it logs: what is wrong with the configuration is one line.
+	if err := c.limit(&config); err != nil {
+		return program.ConfigError{Err: err}
+	}
+	c.packages(&config)
 
 	log.Info("worker agent is up", zap.String("name", config.Name), zap.Int("slots", config.Slots),
 		zap.Stringer("rendezvous", config.Source), zap.Bool("tls", config.TLS != nil), zap.Stringer("admin", listener.Addr()))
@@ -155,6 +166,13 @@ func (c *agentCommand) config(log *zap.Logger, metrics *agent.Metrics) (agent.Co
 	if config.Source, err = discovery.Parse(c.Rendezvous); err != nil {
 		return config, fmt.Errorf("--rendezvous: %w", err)
 	}
+	if c.Dir != "" {
+		if info, err := os.Stat(c.Dir); err != nil {
+			return config, fmt.Errorf("--dir: give a directory that is there: %w", err)
+		} else if !info.IsDir() {
+			return config, fmt.Errorf("--dir: %s is no directory", c.Dir)
+		}
+	}
 	if c.TLSDir != "" {
 		material, err := mtls.Load(c.TLSDir, mtls.WithRole(mtls.ClientRole), mtls.WithReport(program.ReportReload(log)))
 		if err != nil {
@@ -162,10 +180,6 @@ func (c *agentCommand) config(log *zap.Logger, metrics *agent.Metrics) (agent.Co
 		}
 		config.TLS = material.ClientConfig()
 	}
-	if err := c.limit(&config); err != nil {
-		return config, err
-	}
-	c.packages(&config)
 	return config, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,9 +58,12 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 // Loopback reports whether address (host:port) can be reached from this network
 // namespace alone.
 func Loopback(address string) (bool, error) {
-	host, _, err := net.SplitHostPort(address)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return false, fmt.Errorf("address %q: want HOST:PORT, or :PORT for all addresses: %w", address, err)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return false, fmt.Errorf("address %q: port %q, want HOST:PORT with a PORT from 0 (any free one) to 65535", address, port)
 	}
 	if host == "localhost" {
 		return true, nil

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -33,6 +35,23 @@ func (e ConfigError) Unwrap() error { return e.Err }
 // Configf makes a ConfigError.
 func Configf(format string, args ...any) error { return ConfigError{fmt.Errorf(format, args...)} }
 
+// Listen opens the address that a flag names.
+func Listen(flag, address string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, Configf("%s: cannot listen on %s, give a free HOST:PORT of this machine: %w", flag, address, err)
+	}
+	return listener, nil
+}
+
+// oneLine is err's text on one line: what a user gave as a value may have several,
+// and so have joined errors.
+func oneLine(err error) string {
+	text := strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	// The parser's words for a flag that is the last argument and wants a value.
+	return strings.Replace(text, ` but got "EOL" (<EOL>)`, " but nothing follows", 1)
+}
+
 // Run parses args into cli, a pointer to a kong struct, and runs the chosen
 // command's Run method with a context that SIGTERM and SIGINT end. It returns the
 // exit code; an error has been written to stderr by then, on one line.
@@ -51,7 +70,7 @@ func Run(ctx context.Context, cli any, name, description string, args []string, 
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "%s: %v; see '%s --help'\n", name, err, name)
+		fmt.Fprintf(stderr, "%s: %s; see '%s --help'\n", name, oneLine(err), name)
 		return ExitConfig
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
@@ -64,10 +83,10 @@ func Run(ctx context.Context, cli any, name, description string, args []string, 
 	case err == nil:
 		return ExitOK
 	case errors.As(err, &config):
-		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return ExitConfig
 	default:
-		fmt.Fprintf(stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return ExitFailure
 	}
 }

@@ -89,7 +89,7 @@ func (e *PackageError) Error() string {
 // that failed in the last attempt. When ctx ends, so do R and all that it
 // started, and the error is that of ctx.
 func Install(ctx context.Context, cfg Config) error {
-	if err := validate(cfg.Packages); err != nil {
+	if err := CheckNames(cfg.Packages); err != nil {
 		return err
 	}
 	if len(cfg.Packages) == 0 {
@@ -227,7 +227,9 @@ func outcome(content string, said complaints) error {
 // repositories take ASCII only.
 var packageName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9.]*[A-Za-z0-9]$`)
 
-func validate(packages []string) error {
+// CheckNames fails, and says which and why, when one of packages cannot be the
+// name of an R package.
+func CheckNames(packages []string) error {
 	for _, p := range packages {
 		if !packageName.MatchString(p) {
 			return fmt.Errorf("%q is not the name of an R package: a name has letters, digits and dots, starts with a letter and does not end with a dot", p)

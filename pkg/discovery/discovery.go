@@ -37,7 +37,7 @@ type Source interface {
 // Parse returns the source that a specification names:
 //
 //	static:HOST:PORT,HOST:PORT   these addresses
-//	IP:PORT                      the same, for one address
+//	IP:PORT,IP:PORT              the same, for IP addresses
 //	dns:NAME:PORT                the A and AAAA records of NAME
 //	srv:_SERVICE._PROTO.NAME     the targets and ports of the SRV records
 //
@@ -57,12 +57,14 @@ func Parse(spec string, options ...Option) (Source, error) {
 	case "srv":
 		return NewSRV(rest, options...)
 	}
-	at, err := netip.ParseAddrPort(spec)
-	if err != nil {
-		return nil, fmt.Errorf("discovery %q: write dns:NAME:PORT, srv:_SERVICE._PROTO.NAME, "+
-			"static:HOST:PORT,... or IP:PORT (a name needs dns: before it)", spec)
+	addrs := strings.Split(spec, ",")
+	for _, addr := range addrs {
+		if _, err := netip.ParseAddrPort(addr); err != nil {
+			return nil, fmt.Errorf("discovery %q: write dns:NAME:PORT, srv:_SERVICE._PROTO.NAME, "+
+				"static:HOST:PORT,... or IP:PORT,... (a name needs dns: before it)", spec)
+		}
 	}
-	return NewStatic(at.String())
+	return NewStatic(addrs...)
 }
 
 func checkPort(port string) error {
