@@ -21,7 +21,7 @@ import (
 const (
 	// idlePoll bounds how long the first node of a cluster waits: half of it on
 	// average, while 50 looks a second cost 0.2 % of a core.
-	idlePoll = 20 * time.Millisecond
+	idlePoll = 100 * time.Millisecond
 	// busyPoll is the pace while a cluster forms: R opens the next node's
 	// listener within 2 ms of the last one's connection.
 	busyPoll = 500 * time.Microsecond
