@@ -156,7 +156,7 @@ func rendezvousAddresses(taken string) []flagCase {
 			flagCase{flag + " without a port", []string{flag, "127.0.0.1"}, nil, []string{flag, `"127.0.0.1"`, "HOST:PORT"}},
 			flagCase{flag + " with a bad port", []string{flag, "127.0.0.1:99999"}, nil, []string{flag, `"127.0.0.1:99999"`, "65535"}},
 			flagCase{flag + " not on loopback", []string{flag, "0.0.0.0:0"}, nil, []string{flag, "0.0.0.0:0", "not on loopback"}},
-					)
+		)
 	}
 	// The address of another machine (TEST-NET-3, RFC 5737).
 	return append(cases,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 	"go.uber.org/zap"
 )
@@ -18,7 +19,7 @@ import (
 type worker struct {
 	slot    *slot
 	process *psock.Process
-	conn    *net.TCPConn // R's end of PSOCK, on loopback
+	conn    *socket.Conn // R's end of PSOCK, on loopback
 	started time.Time
 
 	reserved bool // guarded by slot.mu
@@ -66,25 +67,15 @@ func (s *slot) start(ctx context.Context) (*worker, error) {
 }
 
 // accept waits for R's connection.
-func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *psock.Process) (*net.TCPConn, error) {
+func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *psock.Process) (*socket.Conn, error) {
 	type result struct {
-		conn *net.TCPConn
+		conn *socket.Conn
 		err  error
 	}
 	accepted := make(chan result, 1)
 	go func() {
-		for {
-			conn, err := listener.AcceptTCP()
-			if err == nil {
-				if err := s.agent.own(conn); err != nil {
-					s.log.Warn("refused a connection to R's loopback port", zap.Error(err))
-					conn.Close()
-					continue
-				}
-			}
-			accepted <- result{conn, err}
-			return
-		}
+		conn, err := s.acceptOwn(listener)
+		accepted <- result{conn, err}
 	}()
 	limit := time.NewTimer(s.agent.config.StartLimit)
 	defer limit.Stop()
@@ -97,6 +88,22 @@ func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *p
 		return nil, fmt.Errorf("the worker did not connect within %s of its start", s.agent.config.StartLimit)
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	}
+}
+
+// acceptOwn accepts the first connection of this user's.
+func (s *slot) acceptOwn(listener *net.TCPListener) (*socket.Conn, error) {
+	for {
+		conn, err := listener.AcceptTCP()
+		if err != nil {
+			return nil, err
+		}
+		if err := s.agent.own(conn); err != nil {
+			s.log.Warn("refused a connection to R's loopback port", zap.Error(err))
+			conn.Close()
+			continue
+		}
+		return socket.New(conn)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"go.uber.org/zap"
 )
 
@@ -18,7 +19,7 @@ type node struct {
 	broker  *Broker
 	demand  *demand
 	cluster *cluster
-	client  *net.TCPConn // to the session; nil until connected
+	client  *socket.Conn // to the session; nil until connected
 	first   chan first   // what the session sends first
 
 	// Guarded by Broker.mu.
@@ -161,8 +162,13 @@ func (n *node) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var dialer net.Dialer
-	client, err := dialer.DialTCP(ctx, "tcp4", netip.AddrPort{}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), n.demand.Port))
+	conn, err := dialer.DialTCP(ctx, "tcp4", netip.AddrPort{}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), n.demand.Port))
 	if err != nil {
+		return fmt.Errorf("session on port %d: %w", n.demand.Port, err)
+	}
+	client, err := socket.New(conn)
+	if err != nil {
+		conn.Close()
 		return fmt.Errorf("session on port %d: %w", n.demand.Port, err)
 	}
 	n.client = client

@@ -10,6 +10,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/socket"
 )
 
 // Timing of liveness. A peer that died without a word is noticed SilenceLimit
@@ -33,9 +35,10 @@ type Timing struct {
 // Conn is a connection that carries frames. One goroutine may read; any number
 // may write. Close ends both, from any goroutine.
 type Conn struct {
-	conn   net.Conn // TLS, or TCP on loopback
-	socket *batch   // below conn
-	timing Timing
+	conn    net.Conn     // TLS, or the socket itself
+	socket  *socket.Conn // below conn
+	records *records     // between the two; nil without TLS
+	timing  Timing
 
 	in        []byte // read and not yet parsed: in[start:end]
 	start     int
@@ -57,49 +60,56 @@ func Dial(ctx context.Context, address string, config *tls.Config, timing Timing
 	defer cancel()
 	// The kernel's keepalive is off: heartbeats do its work, and see more.
 	dialer := net.Dialer{KeepAlive: -1}
-	socket, err := dialer.DialContext(ctx, "tcp", address)
+	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	b := &batch{Conn: socket}
-	if config == nil {
-		return newConn(b, b, timing), nil
-	}
-	secure := tls.Client(b, config)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		socket.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", address, err)
-	}
-	return newConn(secure, b, timing), nil
+	return secure(ctx, conn, config, tls.Client, timing)
 }
 
 // Accept makes a Conn of an accepted TCP connection, with TLS when config is not
-// nil. It owns socket from here on, and closes it on error.
-func Accept(ctx context.Context, socket net.Conn, config *tls.Config, timing Timing) (*Conn, error) {
-	b := &batch{Conn: socket}
-	if config == nil {
-		return newConn(b, b, timing), nil
-	}
+// nil. It owns conn from here on, and closes it on error.
+func Accept(ctx context.Context, conn net.Conn, config *tls.Config, timing Timing) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, HandshakeLimit)
 	defer cancel()
-	secure := tls.Server(b, config)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		socket.Close()
-		return nil, fmt.Errorf("TLS with %s: %w", socket.RemoteAddr(), err)
-	}
-	return newConn(secure, b, timing), nil
+	return secure(ctx, conn, config, tls.Server, timing)
 }
 
-func newConn(conn net.Conn, socket *batch, timing Timing) *Conn {
+// secure puts TLS on conn, as the client or the server, when config is not nil.
+func secure(ctx context.Context, conn net.Conn, config *tls.Config, side func(net.Conn, *tls.Config) *tls.Conn, timing Timing) (*Conn, error) {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		conn.Close()
+		return nil, fmt.Errorf("the connection with %s is not TCP", conn.RemoteAddr())
+	}
+	s, err := socket.New(tcp)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if config == nil {
+		return newConn(s, s, nil, timing), nil
+	}
+	r := newRecords(s)
+	encrypted := side(r, config)
+	if err := encrypted.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", conn.RemoteAddr(), err)
+	}
+	return newConn(encrypted, s, r, timing), nil
+}
+
+func newConn(conn net.Conn, s *socket.Conn, r *records, timing Timing) *Conn {
 	if timing.Heartbeat == 0 {
 		timing.Heartbeat = HeartbeatInterval
 	}
 	if timing.Silence == 0 {
 		timing.Silence = SilenceLimit
 	}
-	c := &Conn{conn: conn, socket: socket, timing: timing, closed: make(chan struct{})}
-	c.in = make([]byte, idleBuffer)
-	return c
+	return &Conn{
+		conn: conn, socket: s, records: r, timing: timing,
+		in: make([]byte, idleBuffer), closed: make(chan struct{}),
+	}
 }
 
 // StartHeartbeat begins the heartbeats, after the handshake: before it the other
@@ -141,7 +151,7 @@ func (c *Conn) Close() error {
 		close(c.closed)
 		// The socket, not the TLS connection: its Close waits up to 5 s to send a
 		// farewell to a peer that may be gone.
-		err = c.socket.Conn.Close()
+		err = c.socket.Close()
 	})
 	return err
 }
@@ -153,9 +163,6 @@ const (
 	// bulkBuffer takes what the kernel has ready of a bulk transfer at once.
 	bulkBuffer = 128 << 10
 )
-
-// oneRecord is what one TLS record takes (RFC 8446, 5.1).
-const oneRecord = 16 << 10
 
 // Next reads the next frame, or the next piece of a Data frame; heartbeats are
 // taken in silently. It fails when nothing arrives for the silence limit. The
@@ -193,10 +200,14 @@ func (c *Conn) data() (Frame, error) {
 	if c.start == c.end {
 		if len(c.in) < bulkBuffer && c.remaining > len(c.in) {
 			c.in = make([]byte, bulkBuffer)
+			if c.records != nil {
+				c.records.grow(bulkBuffer)
+			}
 		}
 		if err := c.need(1); err != nil {
 			return Frame{}, noEOF(err)
 		}
+		c.more()
 	}
 	n := min(c.remaining, c.end-c.start)
 	payload := c.in[c.start : c.start+n]
@@ -234,6 +245,18 @@ func (c *Conn) need(n int) error {
 	return nil
 }
 
+// more reads what can be had without waiting: TLS hands out one record at a time,
+// and a large piece costs whoever takes it less than many small ones.
+func (c *Conn) more() {
+	for c.records != nil && c.end < min(len(c.in), c.remaining) && c.records.ready() {
+		n, err := c.conn.Read(c.in[c.end:])
+		c.end += n
+		if err != nil {
+			return // TLS repeats it at the next read
+		}
+	}
+}
+
 func (c *Conn) explain(err error) error {
 	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 		return fmt.Errorf("nothing heard from %s for %s: %w", c.conn.RemoteAddr(), c.timing.Silence, err)
@@ -256,9 +279,9 @@ func (c *Conn) Shrink() {
 		c.end = copy(small, c.in[c.start:c.end])
 		c.in, c.start = small, 0
 	}
-	c.writing.Lock()
-	c.socket.shrink()
-	c.writing.Unlock()
+	if c.records != nil {
+		c.records.shrink()
+	}
 }
 
 // Send writes a frame with a JSON payload.
@@ -314,56 +337,8 @@ func (c *Conn) SendData(frame []byte) error {
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if c.conn == net.Conn(c.socket) || len(frame) <= oneRecord {
+	if c.records == nil || len(frame) <= maxPlaintext {
 		return write()
 	}
-	return c.socket.together(write)
-}
-
-// batch is a socket that gathers the records which TLS makes of one frame, of
-// 16 KB each, into a single write: 256 KB cost one system call instead of 16, and
-// wake the reader once.
-type batch struct {
-	net.Conn
-	mu        sync.Mutex
-	gathering bool
-	out       []byte
-}
-
-// Write holds the lock while it writes, so that a record which TLS sends of its
-// own accord (a key update) cannot overtake gathered ones.
-func (b *batch) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.gathering {
-		b.out = append(b.out, p...)
-		return len(p), nil
-	}
-	return b.Conn.Write(p)
-}
-
-// together runs write, whose writes to b leave as one.
-func (b *batch) together(write func() error) error {
-	b.gather(true)
-	err := write()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.gathering = false
-	if _, flushed := b.Conn.Write(b.out); err == nil {
-		err = flushed
-	}
-	b.out = b.out[:0]
-	return err
-}
-
-func (b *batch) gather(on bool) {
-	b.mu.Lock()
-	b.gathering = on
-	b.mu.Unlock()
-}
-
-func (b *batch) shrink() {
-	b.mu.Lock()
-	b.out = nil
-	b.mu.Unlock()
+	return c.records.together(write)
 }

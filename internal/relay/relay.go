@@ -4,10 +4,10 @@
 package relay
 
 import (
-	"net"
 	"sync"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -36,7 +36,7 @@ const (
 // pool.Sink). The session's connection is closed by whichever side finishes last,
 // or at once when the worker is lost.
 type Session struct {
-	client   *net.TCPConn
+	client   *socket.Conn
 	worker   Worker
 	observer Observer
 
@@ -63,7 +63,7 @@ type Activity struct {
 }
 
 // New makes the session of client, whose connection it owns from here on.
-func New(client *net.TCPConn, worker Worker, observer Observer) *Session {
+func New(client *socket.Conn, worker Worker, observer Observer) *Session {
 	return &Session{
 		client: client, worker: worker, observer: observer,
 		activity: Activity{Since: time.Now()}, over: make(chan struct{}),

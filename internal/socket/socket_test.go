@@ -1,0 +1,145 @@
+package socket_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/socket"
+)
+
+// pair is a Conn and the other end of its connection.
+func pair(t *testing.T) (*socket.Conn, *net.TCPConn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	near, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close() })
+	far, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	conn, err := socket.New(near.(*net.TCPConn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn, far.(*net.TCPConn)
+}
+
+// More than the kernel buffers, so that both directions have to wait; echoed and
+// compared.
+func TestBothDirections(t *testing.T) {
+	conn, far := pair(t)
+	sent := make([]byte, 32<<20)
+	if _, err := rand.Read(sent); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = io.Copy(far, far) // its failure shows as a short answer
+		far.CloseWrite()
+	}()
+	failed := make(chan error, 1)
+	go func() {
+		n, err := conn.Write(sent)
+		if err == nil && n != len(sent) {
+			err = io.ErrShortWrite
+		}
+		failed <- errors.Join(err, conn.CloseWrite())
+	}()
+	got, err := io.ReadAll(conn)
+	if err := errors.Join(err, <-failed); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, sent) {
+		t.Fatalf("%d bytes came back, not the %d that were sent", len(got), len(sent))
+	}
+}
+
+func TestNothing(t *testing.T) {
+	conn, _ := pair(t)
+	if n, err := conn.Read(nil); n != 0 || err != nil {
+		t.Errorf("reading into nothing: %d, %v", n, err)
+	}
+	if n, err := conn.Write(nil); n != 0 || err != nil {
+		t.Errorf("writing nothing: %d, %v", n, err)
+	}
+}
+
+func TestDeadline(t *testing.T) {
+	conn, _ := pair(t)
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("reading: %v, want a timeout", err)
+	}
+	n, err := conn.Write(make([]byte, 64<<20))
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("writing: %v, want a timeout", err)
+	}
+	if n == 64<<20 {
+		t.Errorf("%d bytes were taken by nobody", n)
+	}
+}
+
+func TestClose(t *testing.T) {
+	conn, _ := pair(t)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := conn.Read(make([]byte, 1))
+		failed <- err
+	}()
+	conn.Close()
+	if err := <-failed; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("reading a closed connection: %v", err)
+	}
+	if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("writing to a closed connection: %v", err)
+	}
+}
+
+// A peer that resets: an error, for this process no signal.
+func TestReset(t *testing.T) {
+	conn, far := pair(t)
+	if err := far.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	far.Close()
+	_, err := conn.Read(make([]byte, 1))
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("reading: %v, want %v", err, syscall.ECONNRESET)
+	}
+	if _, err := conn.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("writing: %v, want %v", err, syscall.EPIPE)
+	}
+}
+
+func TestNoAllocation(t *testing.T) {
+	conn, far := pair(t)
+	go func() { _, _ = io.Copy(far, far) }()
+	p := []byte("a small message")
+	allocations := testing.AllocsPerRun(200, func() {
+		if _, err := conn.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, p); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if allocations >= 1 {
+		t.Errorf("%.1f allocations for a message and its echo", allocations)
+	}
+}
