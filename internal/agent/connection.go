@@ -45,7 +45,9 @@ func (s *slot) keepConnected(ctx context.Context) {
 			lastError = text
 		}
 		s.agent.config.Metrics.disconnects.Inc()
-		if !sleep(ctx, pause.NextBackOff(), changed) {
+		wait := pause.NextBackOff()
+		s.log.Debug("redialling", zap.Duration("retryIn", wait))
+		if !sleep(ctx, wait, changed) {
 			return
 		}
 	}

@@ -125,9 +125,16 @@ func (s *slot) await(ctx, hard context.Context, w *worker) {
 	}
 	s.mu.Lock()
 	s.draining = true
-	reserved := s.conn != nil && w.reserved
+	conn := s.conn
+	reserved := conn != nil && w.reserved
 	s.mu.Unlock()
-	s.announce(link.StateMessage{State: link.Draining})
+	if conn != nil {
+		// A session that does not read its result keeps the announcement waiting
+		// behind that; the budget is for this too.
+		stop := context.AfterFunc(hard, func() { conn.Close() })
+		s.announce(link.StateMessage{State: link.Draining})
+		stop()
+	}
 	if !reserved {
 		return
 	}
