@@ -1,0 +1,247 @@
+package test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/api"
+	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// Whoever knocks at the agents' port without being an agent is refused and
+// counted; a computation under way does not notice, and an agent still gets in.
+func TestStrangersAtTheAgentsPort(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 2)
+	r.awaitWarm(2)
+	s := r.startR(`
+library(future.apply)
+plan(cluster, manual = TRUE, quiet = TRUE)
+cat("computing\n")
+until <- file.path(tempdir(), "stop")
+cat("stop with", until, "\n")
+n <- 0
+while (!file.exists(until)) { stopifnot(identical(future_sapply(1:8, sqrt), sqrt(1:8))); n <- n + 1 }
+cat("computed undisturbed\n")
+`)
+	s.awaitText("stop with")
+
+	foreign := filepath.Join(t.TempDir(), "foreign")
+	if err := mtls.Generate(foreign, mtls.GenerateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.send(t, []byte("\x00\x01\x02garbage\xff\xfe that is no TLS at all, and long enough for a header"))
+	r.send(t, []byte("GET / HTTP/1.1\r\nHost: rendezvous\r\n\r\n"))
+	r.handshake(t, &tls.Config{InsecureSkipVerify: true}, nil)
+	r.handshake(t, clientTLS(t, filepath.Join(foreign, "worker")), nil)
+	r.awaitMetric(`rendezvous_refused_connections_total{reason="tls"}`, 4)
+	// Agents by their certificate, not by what they say: one says nothing that
+	// makes sense, the other dawdles.
+	own := clientTLS(t, filepath.Join(r.certs, "worker"))
+	r.handshake(t, own, []byte("GET / HTTP/1.1\r\n\r\n"))
+	r.handshake(t, own, []byte{1, 0, 0})
+	r.awaitMetric(`rendezvous_refused_connections_total{reason="protocol"}`, 2)
+
+	const idle = 1000
+	for range idle {
+		conn, err := net.Dial("tcp", r.agents)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	r.startAgent("pod-late", 1)
+	r.awaitWarm(1)
+	// All but the 512 that may wait were sent away when others came; those are when
+	// they have not said anything for the time a handshake may take.
+	r.awaitMetric(`rendezvous_refused_connections_total{reason="crowded"}`, idle-512)
+	eventually(t, "the end of every idle connection", func() bool {
+		return r.number(`rendezvous_refused_connections_total{reason="crowded"}`)+r.number(`rendezvous_refused_connections_total{reason="tls"}`) >= idle+4
+	})
+
+	_, file, _ := strings.Cut(s.text(), "stop with ")
+	file, _, _ = strings.Cut(file, " \n")
+	if err := exec.Command("touch", file).Run(); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitText("computed undisturbed")
+	if code := s.wait(); code != 0 {
+		t.Fatalf("R exited with %d", code)
+	}
+	r.awaitWarm(3)
+}
+
+// number is a metric as a number.
+func (r *runtime) number(series string) float64 {
+	r.t.Helper()
+	value, err := strconv.ParseFloat(r.metric(series), 64)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return value
+}
+
+// awaitMetric waits until a counter is at least n.
+func (r *runtime) awaitMetric(series string, n float64) {
+	r.t.Helper()
+	eventually(r.t, fmt.Sprintf("%s to be %g", series, n), func() bool { return r.number(series) >= n })
+}
+
+// send connects in plain text, says p and waits to be hung up on.
+func (r *runtime) send(t *testing.T, p []byte) {
+	t.Helper()
+	conn, err := net.Dial("tcp", r.agents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, conn) // an alert, and the end or a reset
+}
+
+// handshake connects with TLS, says p and waits to be hung up on.
+func (r *runtime) handshake(t *testing.T, config *tls.Config, p []byte) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", r.agents, config)
+	if err != nil {
+		return // refused in the handshake
+	}
+	defer conn.Close()
+	if len(p) > 0 {
+		_, _ = conn.Write(p)
+	}
+	if n, err := io.Copy(io.Discard, conn); n > 0 {
+		t.Errorf("the rendezvous answered a stranger with %d bytes (%v)", n, err)
+	}
+}
+
+func clientTLS(t *testing.T, dir string) *tls.Config {
+	t.Helper()
+	material, err := mtls.Load(dir, mtls.WithRole(mtls.ClientRole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := material.ClientConfig()
+	// The stranger does not care whom it speaks to.
+	config.InsecureSkipVerify, config.VerifyConnection = true, nil
+	return config
+}
+
+// Listeners in the port range that are no R sessions: the worker that was meant
+// for them goes back untouched, and those of other users are not even asked.
+func TestStrangersInThePortRange(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 1)
+	r.awaitWarm(1)
+	before := r.await("a warm worker", func(s api.State) bool { return count(s, pool.Warm) == 1 })
+
+	other := r.startOtherUsersR(t)
+	web := listenInRange(t)
+	server := &http.Server{Handler: http.NotFoundHandler()}
+	t.Cleanup(func() { server.Close() })
+	go func() { _ = server.Serve(web) }()
+	var met atomic.Int32
+	silent := listenInRange(t)
+	go func() {
+		for {
+			conn, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			met.Add(1)
+			t.Cleanup(func() { conn.Close() })
+		}
+	}()
+	r.awaitMetric(`rendezvous_foreign_listeners_total{reason="not_r"}`, 2)
+	r.awaitWarm(1)
+	after, err := r.state()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if was, is := before.Workers[0].PID, after.Workers[0].PID; was != is {
+		t.Errorf("the worker was %d and is %d: nobody was to touch it", was, is)
+	}
+	r.R(`library(future); plan(cluster, manual = TRUE, quiet = TRUE); stopifnot(value(future(1)) == 1)`)
+	r.awaitWarm(1)
+	if n := met.Load(); n != 1 {
+		t.Errorf("the silent listener was connected to %d times, want once", n)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-other.said; got != "nobody\n" {
+		t.Errorf("another user's R was connected to: %q", got)
+	}
+}
+
+// listenInRange listens where R sessions do.
+func listenInRange(t *testing.T) net.Listener {
+	t.Helper()
+	for port := 11900; port < 12000; port++ {
+		if listener, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", port)); err == nil {
+			t.Cleanup(func() { listener.Close() })
+			return listener
+		}
+	}
+	t.Fatal("no port from 11900 to 11999 is free")
+	return nil
+}
+
+// otherUsersR is an R session of the user nobody, with a listener. Once its stdin
+// is closed it says whether somebody has connected.
+type otherUsersR struct {
+	io.WriteCloser
+	said chan string
+}
+
+func (r *runtime) startOtherUsersR(t *testing.T) *otherUsersR {
+	t.Helper()
+	free := listenInRange(t)
+	port := free.Addr().(*net.TCPAddr).Port
+	free.Close()
+	cmd := exec.Command("Rscript", "--vanilla", "-e", fmt.Sprintf(`
+s <- serverSocket(%d)
+cat("listening\n")
+invisible(readLines(file("stdin")))
+cat(if (socketSelect(list(s), FALSE, 0)) "somebody\n" else "nobody\n")`, port))
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	})
+	line := make([]byte, len("listening\n"))
+	if _, err := io.ReadFull(out, line); err != nil {
+		t.Fatal(err)
+	}
+	other := &otherUsersR{in, make(chan string, 1)}
+	go func() {
+		text, _ := io.ReadAll(out)
+		other.said <- string(text)
+	}()
+	return other
+}
