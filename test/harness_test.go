@@ -67,8 +67,14 @@ type process struct {
 // launch starts a program whose stderr is its log.
 func launch(t *testing.T, env []string, name string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(name, args...), done: make(chan struct{}), news: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), env...)
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	return launchCommand(t, cmd)
+}
+
+func launchCommand(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, done: make(chan struct{}), news: make(chan struct{})}
 	p.cmd.Stdout = p
 	p.cmd.Stderr = p
 	p.cmd.WaitDelay = 5 * time.Second
@@ -83,7 +89,7 @@ func launch(t *testing.T, env []string, name string, args ...string) *process {
 		p.signal(syscall.SIGKILL)
 		<-p.done
 		if t.Failed() {
-			t.Logf("--- %s (pid %d):\n%s", filepath.Base(name), p.cmd.Process.Pid, p.text())
+			t.Logf("--- %s (pid %d):\n%s", filepath.Base(cmd.Path), p.cmd.Process.Pid, p.text())
 		}
 	})
 	return p

@@ -24,6 +24,7 @@ type worker struct {
 
 	reserved bool // guarded by slot.mu
 	used     atomic.Bool
+	dead     atomic.Bool // R has ended
 
 	finishing sync.Once
 	reason    string        // written before finished is closed
@@ -137,6 +138,9 @@ func (w *worker) relay() {
 	const firstBuffer, bulkBuffer = 4 << 10, 256 << 10
 	buffer := make([]byte, link.HeaderSize+firstBuffer)
 	for {
+		if w.dead.Load() {
+			w.boundRead()
+		}
 		n, err := w.conn.Read(buffer[link.HeaderSize:])
 		if n == 0 && err != nil {
 			break
@@ -160,6 +164,16 @@ func (w *worker) relay() {
 	}
 	// R ends when its loop does; if it was not told to, that is its death.
 	w.finishAs("R closed its connection", false)
+}
+
+// boundRead bounds the wait for what a dead R has written. Its last bytes are on
+// their way, but the end of the stream may never come: R code that has started a
+// daemon has given it R's connection, too.
+func (w *worker) boundRead() {
+	const lastBytes = 500 * time.Millisecond
+	if err := w.conn.SetReadDeadline(time.Now().Add(lastBytes)); err != nil {
+		w.conn.CloseRead()
+	}
 }
 
 func (w *worker) connection() *link.Conn {
@@ -208,6 +222,8 @@ func (w *worker) end(hard context.Context) link.ExitMessage {
 	case <-byItself.C:
 	}
 	w.process.Stop(grace)
+	w.dead.Store(true)
+	w.boundRead()
 	if w.expected {
 		var cancel context.CancelFunc
 		hard, cancel = context.WithTimeout(hard, grace)
