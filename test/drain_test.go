@@ -43,23 +43,36 @@ func running(t *testing.T, text string) (found []string) {
 	return found
 }
 
-// zombies lists the children of pid that have ended and were not waited for.
-func zombies(t *testing.T, pid int) (found []string) {
+// children lists the children of process pid, with what proc(5) says of each.
+func children(t *testing.T, pid int) map[string]string {
 	t.Helper()
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		t.Fatal(err)
 	}
+	found := make(map[string]string)
 	for _, dir := range dirs {
 		status, err := os.ReadFile(filepath.Join(dir, "status"))
 		if err != nil {
 			continue // it has ended meanwhile
 		}
-		if strings.Contains(string(status), "\nState:\tZ") && strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", pid)) {
-			found = append(found, dir)
+		if strings.Contains(string(status), fmt.Sprintf("\nPPid:\t%d\n", pid)) {
+			found[dir] = string(status)
 		}
 	}
 	return found
+}
+
+// zombies counts the children of process pid that have ended and were not waited
+// for.
+func zombies(t *testing.T, pid int) (n int) {
+	t.Helper()
+	for _, status := range children(t, pid) {
+		if strings.Contains(status, "\nState:\tZ") {
+			n++
+		}
+	}
+	return n
 }
 
 // What R code leaves behind in the background ends with its worker, long before
@@ -77,7 +90,7 @@ plan(sequential)
 	r.awaitWarm(1)
 	eventually(t, "the end of what R had left in the background", func() bool { return len(running(t, "sleep 86401")) == 0 })
 	eventually(t, "process 1 to wait for every orphan", func() bool {
-		return len(running(t, "sleep 0.05")) == 0 && len(zombies(t, agent.cmd.Process.Pid)) == 0
+		return len(running(t, "sleep 0.05")) == 0 && zombies(t, agent.cmd.Process.Pid) == 0
 	})
 }
 

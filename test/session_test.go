@@ -1,6 +1,7 @@
 package test
 
 import (
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +45,7 @@ cat("same values\n")
 // Twenty plans in a row, some with a plan(sequential) between them.
 func TestPlansInARow(t *testing.T) {
 	r := startRendezvous(t)
-	r.startAgent("pod-a", 3)
+	agent := r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
 	r.R(`
 library(future)
@@ -58,6 +59,27 @@ for (i in 1:20) {
 `)
 	r.awaitWarm(3)
 	r.await("no cluster left", func(s api.State) bool { return len(s.Clusters) == 0 })
+	eventually(t, "three R processes and no more", func() bool { return len(children(t, agent.cmd.Process.Pid)) == 3 })
+}
+
+// A task that is too large for its worker's memory gets R's own error, and the
+// worker lives.
+func TestTooLargeTask(t *testing.T) {
+	r := startRendezvous(t)
+	launch(t, []string{"R_MAX_VSIZE=400Mb"}, filepath.Join(bin, "worker-agent"),
+		"--rendezvous", r.agents, "--tls-dir", filepath.Join(r.certs, "worker"), "--admin-address", "127.0.0.1:0")
+	r.awaitWarm(1)
+	out := r.R(`
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE)
+pid <- value(future(Sys.getpid()))
+e <- tryCatch(value(future(sum(numeric(1e9)))), error = identity)
+cat(conditionMessage(e), "\n")
+stopifnot(!inherits(e, "FutureError"), identical(value(future(Sys.getpid())), pid))
+`)
+	if !strings.Contains(out, "memory") {
+		t.Errorf("the R error does not speak of memory: %s", out)
+	}
 }
 
 // Two sessions at once; one is killed and gives its workers back.
