@@ -37,6 +37,11 @@ cat("same values\n")
 	if got := r.metric(`rendezvous_calls_total{result="success"}`); got == "0" {
 		t.Error("no call was counted")
 	}
+	for _, worker := range []string{"pod-a/0", "pod-a/1", "pod-b/0", "pod-b/1"} {
+		if busy := r.number(`rendezvous_worker_busy_seconds_total{worker="` + worker + `"}`); busy <= 0 {
+			t.Errorf("%s was busy for %g s", worker, busy)
+		}
+	}
 	if got := r.metric("rendezvous_opaque_streams_total"); got != "0" {
 		t.Errorf("%s streams of real R were not followed", got)
 	}

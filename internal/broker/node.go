@@ -213,12 +213,23 @@ func (n *node) recognise(ctx context.Context) error {
 	}
 }
 
+// observer tells the pool, too, how long its worker was busy.
+type observer struct {
+	relay.Observer
+	worker *pool.Worker
+}
+
+func (o observer) Call(took time.Duration, success bool) {
+	o.Observer.Call(took, success)
+	o.worker.Busy(took)
+}
+
 // run relays until the session or the worker has ended. It fails when the worker
 // ended before it was bound.
 func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
 	name := n.worker.Name()
-	s := relay.New(n.client, n.worker, b.config.Relay.Observer(log.With(zap.String("worker", name))))
+	s := relay.New(n.client, n.worker, observer{b.config.Relay.Observer(log.With(zap.String("worker", name))), n.worker})
 	if err := n.worker.Bind(s, n.cluster.name()); err != nil {
 		return err
 	}

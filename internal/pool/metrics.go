@@ -30,17 +30,20 @@ func (m *Metrics) attach(p *Pool) {
 			"Worker slots connected to the rendezvous, by what their worker is doing.", []string{"state"}, nil),
 		waiting: prometheus.NewDesc("rendezvous_nodes_waiting",
 			"Nodes of R sessions that wait for a warm worker.", nil, nil),
+		busy: prometheus.NewDesc("rendezvous_worker_busy_seconds_total",
+			"Time that a slot's workers have spent in calls which they have finished.", []string{"worker"}, nil),
 	})
 }
 
 type collector struct {
-	pool             *Pool
-	workers, waiting *prometheus.Desc
+	pool                   *Pool
+	workers, waiting, busy *prometheus.Desc
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.workers
 	ch <- c.waiting
+	ch <- c.busy
 }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
@@ -49,4 +52,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.workers, prometheus.GaugeValue, float64(states[state]), string(state))
 	}
 	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(waiting))
+	for worker, busy := range c.pool.busy() {
+		ch <- prometheus.MustNewConstMetric(c.busy, prometheus.CounterValue, busy.Seconds(), worker)
+	}
 }

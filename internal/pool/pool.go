@@ -67,7 +67,7 @@ type key struct {
 }
 
 type waiter struct {
-	given chan *slot // buffered: a slot is given at most once
+	given chan *Worker // buffered: a worker is given at most once
 }
 
 // New makes an empty pool.
@@ -81,33 +81,34 @@ func New(config Config) *Pool {
 // reserves it: its agent has just confirmed that it is there and untouched.
 func (p *Pool) Acquire(ctx context.Context) (*Worker, error) {
 	for {
-		s, err := p.take(ctx)
+		w, err := p.take(ctx)
 		if err != nil {
 			return nil, err
 		}
-		w, err := p.reserve(ctx, s)
-		if err == nil || ctx.Err() != nil {
-			return w, err
+		if err = p.reserve(ctx, w); err == nil {
+			return w, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 	}
 }
 
-func (p *Pool) take(ctx context.Context) (*slot, error) {
+func (p *Pool) take(ctx context.Context) (*Worker, error) {
 	p.mu.Lock()
 	if len(p.warm) > 0 {
-		s := p.warm[0]
+		w := p.hold(p.warm[0])
 		p.warm = p.warm[1:]
-		p.setState(s, Reserved, "")
 		p.mu.Unlock()
-		return s, nil
+		return w, nil
 	}
-	wait := &waiter{given: make(chan *slot, 1)}
+	wait := &waiter{given: make(chan *Worker, 1)}
 	p.waiting = append(p.waiting, wait)
 	p.mu.Unlock()
 
 	select {
-	case s := <-wait.given:
-		return s, nil
+	case w := <-wait.given:
+		return w, nil
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
@@ -118,9 +119,22 @@ func (p *Pool) take(ctx context.Context) (*slot, error) {
 			return nil, ctx.Err()
 		}
 	}
-	// It was given in this very moment; give it to the next.
-	p.offer(<-wait.given)
+	// It was given in this very moment; give it to the next, unless it has ended.
+	if w := <-wait.given; w.slot.holder == w {
+		w.slot.finishUse()
+		p.offer(w.slot)
+	}
 	return nil, ctx.Err()
+}
+
+// hold gives s to a new holder. It happens with the choice of s, under one lock: a
+// worker that ends and is replaced before its holder has said a word is then not
+// given to a second one. Called with the lock held.
+func (p *Pool) hold(s *slot) *Worker {
+	p.next++
+	s.holder = &Worker{slot: s, number: p.next, confirmed: make(chan struct{}), over: make(chan struct{})}
+	p.setState(s, Reserved, "")
+	return s.holder
 }
 
 // offer makes s, which nobody has touched, available. Called with the lock held.
@@ -131,8 +145,7 @@ func (p *Pool) offer(s *slot) {
 	if len(p.waiting) > 0 {
 		first := p.waiting[0]
 		p.waiting = p.waiting[1:]
-		p.setState(s, Reserved, "")
-		first.given <- s
+		first.given <- p.hold(s)
 		return
 	}
 	p.setState(s, Warm, "")
@@ -248,4 +261,16 @@ func (p *Pool) Counts() (states map[State]int, waiting int) {
 		states[state] = p.counts[state]
 	}
 	return states, len(p.waiting)
+}
+
+// busy is the time that each slot's workers have been busy. An agent that was
+// restarted may be there twice for a moment, under one name.
+func (p *Pool) busy() map[string]time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make(map[string]time.Duration, len(p.slots))
+	for _, s := range p.slots {
+		all[s.name()] += s.busy
+	}
+	return all
 }

@@ -26,6 +26,7 @@ type slot struct {
 	since    time.Time
 	pid      int
 	lastExit string
+	busy     time.Duration // of all its workers, in finished calls
 	holder   *Worker // who has the worker, nil for nobody
 }
 

@@ -47,36 +47,31 @@ func (w *Worker) Name() string { return w.slot.name() }
 func (w *Worker) Over() <-chan struct{} { return w.over }
 
 // reserve asks the agent for its worker and waits for the answer.
-func (p *Pool) reserve(ctx context.Context, s *slot) (*Worker, error) {
-	w := &Worker{slot: s, confirmed: make(chan struct{}), over: make(chan struct{})}
-	p.mu.Lock()
-	if s.gone() || s.state != Reserved {
-		p.mu.Unlock()
-		return nil, errUnconfirmed
+func (p *Pool) reserve(ctx context.Context, w *Worker) error {
+	s := w.slot
+	select {
+	case <-w.over:
+		return errUnconfirmed
+	default:
 	}
-	p.next++
-	w.number = p.next
-	s.holder = w
-	p.mu.Unlock()
-
 	if err := s.conn.SendNumber(link.Reserve, w.number); err != nil {
 		s.conn.Close()
-		return nil, err
+		return err
 	}
 	limit := time.NewTimer(p.config.ReserveLimit)
 	defer limit.Stop()
 	select {
 	case <-w.confirmed:
-		return w, nil
+		return nil
 	case <-w.over:
-		return nil, errUnconfirmed
+		return errUnconfirmed
 	case <-ctx.Done():
 		w.Release()
-		return nil, ctx.Err()
+		return ctx.Err()
 	case <-limit.C:
 		s.log.Warn("worker does not answer, closing its connection", zap.Duration("waited", p.config.ReserveLimit))
 		s.conn.Close()
-		return nil, errUnconfirmed
+		return errUnconfirmed
 	}
 }
 
@@ -121,6 +116,14 @@ func (w *Worker) Bind(sink Sink, cluster string) error {
 // SendData sends bytes of the PSOCK connection: frame[link.HeaderSize:]. It blocks
 // while the worker does not read.
 func (w *Worker) SendData(frame []byte) error { return w.slot.conn.SendData(frame) }
+
+// Busy adds to the time that the slot's workers have spent in finished calls.
+func (w *Worker) Busy(d time.Duration) {
+	p := w.slot.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.slot.busy += d
+}
 
 // End tells the agent that the session has finished sending: its R ends now.
 func (w *Worker) End() {
