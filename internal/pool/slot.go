@@ -27,7 +27,7 @@ type slot struct {
 	pid      int
 	lastExit string
 	busy     time.Duration // of all its workers, in finished calls
-	holder   *Worker // who has the worker, nil for nobody
+	holder   *Worker       // who has the worker, nil for nobody
 }
 
 func (s *slot) name() string { return fmt.Sprintf("%s/%d", s.hello.Agent, s.hello.Slot) }
@@ -182,7 +182,6 @@ func (s *slot) onReserved(number uint32) {
 func (s *slot) onState(message link.StateMessage) {
 	p := s.pool
 	p.mu.Lock()
-	s.pid = message.PID
 	p.withdraw(s)
 	if w := s.holder; message.State == link.Draining && w != nil && w.sink != nil {
 		p.mu.Unlock()
@@ -191,6 +190,7 @@ func (s *slot) onState(message link.StateMessage) {
 	}
 	// Any other state is that of a worker which nobody holds: the one that was
 	// held is over.
+	s.pid = message.PID
 	untouched := s.holder
 	sink := s.finishUse()
 	if message.State == link.Warm {
