@@ -48,9 +48,9 @@ type Conn struct {
 	writing sync.Mutex
 	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
 
-	heartbeat *time.Timer
-	closing   sync.Once
-	closed    chan struct{}
+	beating bool // guarded by writing
+	closing sync.Once
+	closed  chan struct{}
 }
 
 // Dial connects to the rendezvous at address (host:port), with TLS when config is
@@ -117,8 +117,9 @@ func newConn(conn net.Conn, s *socket.Conn, r *records, timing Timing) *Conn {
 func (c *Conn) StartHeartbeat() {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	if c.heartbeat == nil {
-		c.heartbeat = time.AfterFunc(c.timing.Heartbeat, c.beat)
+	if !c.beating {
+		c.beating = true
+		time.AfterFunc(c.timing.Heartbeat, c.beat)
 	}
 }
 
@@ -138,7 +139,7 @@ func (c *Conn) beat() {
 			return
 		}
 	}
-	c.heartbeat.Reset(c.timing.Heartbeat)
+	time.AfterFunc(c.timing.Heartbeat, c.beat)
 }
 
 // RemoteAddr is the other side's address.

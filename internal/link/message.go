@@ -70,7 +70,8 @@ type ExitMessage struct {
 func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | ExitMessage](t Type, payload []byte) (M, error) {
 	var m M
 	if err := json.Unmarshal(payload, &m); err != nil {
-		return m, fmt.Errorf("%w: %s frame: %w", ErrProtocol, t, err)
+		// The error quotes what it does not understand.
+		return *new(M), fmt.Errorf("%w: %s frame: %s", ErrProtocol, t, clean(err.Error(), 256))
 	}
 	switch m := any(&m).(type) {
 	case *HelloMessage:
@@ -82,6 +83,8 @@ func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | Exi
 		if m.Slots < 1 || m.Slots > 1024 || m.Slot < 0 || m.Slot >= m.Slots {
 			return *new(M), fmt.Errorf("%w: hello for slot %d of %d", ErrProtocol, m.Slot, m.Slots)
 		}
+	case *WelcomeMessage:
+		m.Build = clean(m.Build, 64)
 	case *RejectMessage:
 		m.Reason = clean(m.Reason, 512)
 	case *StateMessage:

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -68,7 +69,9 @@ func (r *records) fill(n int) error {
 		r.end += read
 		if err != nil && r.end-r.start < n {
 			if r.end > r.start && err == io.EOF {
-				err = io.ErrUnexpectedEOF
+				// Wrapped: TLS takes the bare one for a clean end, having seen no
+				// byte of this record.
+				err = fmt.Errorf("in the header of a TLS record: %w", io.ErrUnexpectedEOF)
 			}
 			return err
 		}
@@ -109,9 +112,14 @@ func (r *records) shrink() {
 	if len(r.in) > idleBuffer {
 		r.resize(idleBuffer)
 	}
-	r.writing.Lock()
-	r.out = nil
-	r.writing.Unlock()
+	// A write that is under way keeps its buffer: the records gathered in it are
+	// not sent yet. Nor is it waited for, or a reader would wait for a writer.
+	if r.writing.TryLock() {
+		if !r.gathering {
+			r.out = nil
+		}
+		r.writing.Unlock()
+	}
 }
 
 // Write holds the lock while it writes, so that a record which TLS sends of its

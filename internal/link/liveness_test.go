@@ -1,0 +1,117 @@
+package link_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/link"
+)
+
+// A peer that says nothing, or stops in the middle of something, is noticed.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, bytes string }{
+		{"from the start", ""},
+		{"after a heartbeat", "\x0b\x00\x00\x00"},
+		{"in a header", "\x04\x00"},
+		{"in a payload", "\x05\x00\x00\x04a"},
+		{"in data", "\x08\x00\x00\x04a"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			conn, raw := rawPair(t, link.Timing{Silence: 50 * time.Millisecond})
+			write(t, raw, test.bytes)
+			var err error
+			for err == nil {
+				_, err = conn.Next()
+			}
+			var timeout net.Error
+			if !errors.As(err, &timeout) || !timeout.Timeout() || !strings.Contains(err.Error(), "nothing heard from 127.0.0.1") {
+				t.Fatalf("got %v, want a timeout that names the peer", err)
+			}
+		})
+	}
+	t.Run("tls", func(t *testing.T) {
+		t.Parallel()
+		// The agent is alive and well; it only does not beat.
+		_, rendezvous := pair(t, newConfigs(t), link.Timing{Silence: 50 * time.Millisecond})
+		_, err := rendezvous.Next()
+		if err == nil || !strings.Contains(err.Error(), "nothing heard") {
+			t.Fatalf("got %v, want a timeout", err)
+		}
+	})
+}
+
+// Heartbeats alone keep a connection up. They are counted on their way, since so
+// many of them cannot take less than three silence limits.
+func TestHeartbeatsKeepAnIdleConnection(t *testing.T) {
+	t.Parallel()
+	const every, silence = 20 * time.Millisecond, 600 * time.Millisecond
+	plainAndTLS(t, func(t *testing.T, c configs) {
+		beats := 0
+		enough := make(chan struct{})
+		p := newProxy(t, func(to net.Conn, chunk []byte) error {
+			if beats++; beats == 3*int(silence/every) {
+				close(enough)
+			}
+			_, err := to.Write(chunk)
+			return err
+		}, c.agent == nil)
+		agent, rendezvous := via(t, p.address(), p.backend, c, link.Timing{Heartbeat: every, Silence: silence})
+		agent.StartHeartbeat()
+		ended := make(chan error, 1)
+		go func() {
+			frame, err := rendezvous.Next()
+			if err == nil && frame.Type != link.EOF {
+				err = errors.New("got " + frame.Type.String())
+			}
+			ended <- err
+		}()
+		select {
+		case <-enough:
+		case err := <-ended:
+			t.Fatalf("the idle connection ended: %v", err)
+		case <-time.After(patience):
+			t.Fatal("no heartbeats")
+		}
+		if err := agent.SendEOF(); err != nil {
+			t.Fatal(err)
+		}
+		if err := want(t, ended, "the frame after the heartbeats"); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// The handshake ends with its context, whatever the other side does not do.
+func TestHandshakeIsBounded(t *testing.T) {
+	t.Parallel()
+	c := newConfigs(t)
+	listener := listen(t)
+	raw, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	taken, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := link.Accept(ctx, taken, c.rendezvous, link.Timing{}); err == nil {
+		t.Fatal("a silent stranger was accepted")
+	}
+	if _, err := io.Copy(io.Discard, raw); err != nil {
+		t.Fatalf("the stranger's connection is not closed: %v", err)
+	}
+	cancel()
+	if _, err := link.Dial(ctx, listener.Addr().String(), c.agent, link.Timing{}); err == nil {
+		t.Fatal("dialled without time to do so")
+	}
+}

@@ -1,0 +1,311 @@
+package pool_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait; nothing is expected to come near it.
+const patience = 20 * time.Second
+
+// rendezvous is a pool behind a listener on loopback.
+type rendezvous struct {
+	*pool.Pool
+	listener net.Listener
+	registry *prometheus.Registry
+	stop     context.CancelFunc
+	served   chan error // what Serve returned, for each connection
+}
+
+func start(t *testing.T, change func(*pool.Config)) *rendezvous {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rendezvous{listener: listener, registry: prometheus.NewRegistry(), served: make(chan error, 10000)}
+	config := pool.Config{
+		Log: zap.NewNop(), Metrics: pool.NewMetrics(r.registry), Build: "test", MaxWorkers: 100, ReserveLimit: patience,
+	}
+	if change != nil {
+		change(&config)
+	}
+	r.Pool = pool.New(config)
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			raw, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conn, err := link.Accept(ctx, raw, nil, link.Timing{})
+			if err != nil {
+				continue
+			}
+			running.Go(func() { r.served <- r.Serve(ctx, conn, func() {}) })
+		}
+	})
+	t.Cleanup(func() { r.stop(); listener.Close(); running.Wait() })
+	return r
+}
+
+// agent is a hand-written agent's end of one slot's connection.
+type agent struct {
+	t *testing.T
+	*link.Conn
+}
+
+func hello(name string) link.HelloMessage {
+	return link.HelloMessage{Version: link.Version, Agent: name, Instance: "of-" + name, Slots: 1, Group: "group", Build: "1.0"}
+}
+
+// dial connects and says hello, no more.
+func (r *rendezvous) dial(t *testing.T, hello link.HelloMessage) *agent {
+	t.Helper()
+	conn, err := link.Dial(context.Background(), r.listener.Addr().String(), nil, link.Timing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	a := &agent{t, conn}
+	a.send(link.Hello, hello)
+	return a
+}
+
+// join is a slot that has been welcomed.
+func (r *rendezvous) join(t *testing.T, name string) *agent {
+	t.Helper()
+	a := r.dial(t, hello(name))
+	a.expect(link.Welcome)
+	return a
+}
+
+// park is a slot whose worker the pool knows to be warm.
+func (r *rendezvous) park(t *testing.T, name string) *agent {
+	t.Helper()
+	before := r.count(pool.Warm)
+	a := r.join(t, name)
+	a.state(link.Warm)
+	eventually(t, "a warm worker", func() bool { return r.count(pool.Warm) == before+1 })
+	return a
+}
+
+func (r *rendezvous) count(state pool.State) int {
+	states, _ := r.Counts()
+	return states[state]
+}
+
+func (a *agent) send(kind link.Type, message any) {
+	a.t.Helper()
+	a.check(a.Send(kind, message))
+}
+
+func (a *agent) check(err error) {
+	a.t.Helper()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+func (a *agent) state(state link.WorkerState) {
+	a.t.Helper()
+	a.send(link.State, link.StateMessage{State: state, PID: 17})
+}
+
+func (a *agent) data(s string) {
+	a.t.Helper()
+	a.check(a.SendData(dataFrame(s)))
+}
+
+func dataFrame(s string) []byte { return append(make([]byte, link.HeaderSize), s...) }
+
+// expect reads the next frame, of the given type. The wait is bounded by the
+// connection's silence limit: the pool beats less often than that only when dead.
+func (a *agent) expect(kind link.Type) link.Frame {
+	a.t.Helper()
+	frame, err := a.Next()
+	if err != nil {
+		a.t.Fatalf("waiting for %s: %v", kind, err)
+	}
+	if frame.Type != kind {
+		a.t.Fatalf("got %s, want %s", frame.Type, kind)
+	}
+	return link.Frame{Type: kind, Payload: bytes.Clone(frame.Payload)}
+}
+
+// ends reads the end of the connection.
+func (a *agent) ends() {
+	a.t.Helper()
+	if frame, err := a.Next(); err == nil {
+		a.t.Fatalf("got %s, want the end of the connection", frame.Type)
+	}
+}
+
+// grant answers the next reservation.
+func (a *agent) grant() {
+	a.t.Helper()
+	a.check(a.SendNumber(link.Reserved, a.expect(link.Reserve).Number()))
+}
+
+// result is Acquire's.
+type result struct {
+	worker *pool.Worker
+	err    error
+}
+
+// acquire calls Acquire in the background.
+func (r *rendezvous) acquire(ctx context.Context) <-chan result {
+	c := make(chan result, 1)
+	go func() {
+		w, err := r.Acquire(ctx)
+		c <- result{w, err}
+	}()
+	return c
+}
+
+// queue is an acquire that is known to wait behind all others.
+func (r *rendezvous) queue(ctx context.Context, t *testing.T) <-chan result {
+	t.Helper()
+	_, before := r.Counts()
+	c := r.acquire(ctx)
+	eventually(t, "Acquire to wait", func() bool { _, n := r.Counts(); return n == before+1 })
+	return c
+}
+
+// hold is the worker of a, reserved; it must be the longest waiting.
+func (r *rendezvous) hold(t *testing.T, a *agent) *pool.Worker {
+	t.Helper()
+	c := r.acquire(context.Background())
+	a.grant()
+	return mustGet(t, c)
+}
+
+func mustGet(t *testing.T, c <-chan result) *pool.Worker {
+	t.Helper()
+	got := want(t, c, "Acquire")
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
+	return got.worker
+}
+
+// bind is the worker of a in a session.
+func (r *rendezvous) bind(t *testing.T, a *agent) (*pool.Worker, *sink) {
+	t.Helper()
+	w, s := r.hold(t, a), newSink()
+	if err := w.Bind(s, "cluster"); err != nil {
+		t.Fatal(err)
+	}
+	return w, s
+}
+
+// sink notes what it is told.
+type sink struct{ events chan string }
+
+func newSink() *sink { return &sink{make(chan string, 100)} }
+
+func (s *sink) Data(p []byte)      { s.events <- "data " + string(p) }
+func (s *sink) EOF()               { s.events <- "eof" }
+func (s *sink) Drain()             { s.events <- "drain" }
+func (s *sink) Ended(cause string) { s.events <- "ended: " + cause }
+
+// expect waits for exactly these events.
+func (s *sink) expect(t *testing.T, events ...string) {
+	t.Helper()
+	for _, event := range events {
+		if got := want(t, s.events, event); got != event {
+			t.Fatalf("the sink was told %q, want %q", got, event)
+		}
+	}
+	if len(s.events) > 0 {
+		t.Fatalf("the sink was also told %q", <-s.events)
+	}
+}
+
+// want receives from c, and gives up after patience.
+func want[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+		panic("unreachable")
+	}
+}
+
+// eventually waits for what the pool shows only when asked.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	limit := time.After(patience)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// counts fails unless exactly these states have workers, and nobody waits.
+func (r *rendezvous) expectCounts(t *testing.T, wanted map[pool.State]int) {
+	t.Helper()
+	states, waiting := r.Counts()
+	for _, state := range pool.States {
+		if states[state] != wanted[state] {
+			t.Errorf("%d workers are %s, want %d", states[state], state, wanted[state])
+		}
+	}
+	if waiting != 0 || len(states) != len(pool.States) {
+		t.Errorf("%d wait, %d states", waiting, len(states))
+	}
+}
+
+// snapshot describes the one slot that there is.
+func (r *rendezvous) snapshot(t *testing.T) pool.Snapshot {
+	t.Helper()
+	all := r.Workers()
+	if len(all) != 1 {
+		t.Fatalf("%d slots, want 1", len(all))
+	}
+	return all[0]
+}
+
+// metric is the value of a metric, of the labels' values given.
+func (r *rendezvous) metric(t *testing.T, name string, labels ...string) float64 {
+	t.Helper()
+	families, err := r.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			var values []string
+			for _, pair := range m.GetLabel() {
+				values = append(values, pair.GetValue())
+			}
+			if family.GetName() == name && fmt.Sprint(values) == fmt.Sprint(labels) {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no metric %s%v", name, labels)
+	return 0
+}

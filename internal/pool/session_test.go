@@ -1,0 +1,158 @@
+package pool_test
+
+import (
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+func TestSession(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a := r.park(t, "agent")
+	a.data("dropped: nobody holds this worker")
+	a.check(a.SendEOF())
+	w, s := r.bind(t, a)
+	if got := r.snapshot(t); got.State != pool.Bound || got.Cluster != "cluster" {
+		t.Errorf("bound: %+v", got)
+	}
+	if err := w.Bind(newSink(), "another"); err == nil {
+		t.Error("bound twice")
+	}
+	w.Release() // no longer untouched
+
+	if err := w.SendData(dataFrame("to the worker")); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(a.expect(link.Data).Payload); got != "to the worker" {
+		t.Errorf("the agent got %q", got)
+	}
+	a.data("one")
+	s.expect(t, "data one")
+	a.data("two")
+	s.expect(t, "data two")
+
+	w.End()
+	w.End()
+	a.expect(link.EOF)
+	if got := r.snapshot(t); got.State != pool.Ending {
+		t.Errorf("after End: %+v", got)
+	}
+	a.data("three")
+	s.expect(t, "data three")
+	a.check(a.SendEOF())
+	a.send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true})
+	a.data("dropped: the worker is over")
+	s.expect(t, "eof", "ended: its session ended")
+	want(t, w.Over(), "the worker to be over")
+
+	a.state(link.Warm)
+	next, nextSink := r.bind(t, a)
+	if got := r.snapshot(t); got.LastExit != "" || next.Name() != w.Name() {
+		t.Errorf("after an expected exit: %+v", got)
+	}
+	if n := r.metric(t, "rendezvous_worker_deaths_total"); n != 0 {
+		t.Errorf("%v deaths, want none", n)
+	}
+	w.End() // the first holder has no say in this session
+	nextSink.expect(t)
+	s.expect(t)
+	if got := r.snapshot(t); got.State != pool.Bound {
+		t.Errorf("ended by the holder before: %+v", got)
+	}
+}
+
+func TestUnexpectedExit(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a := r.park(t, "agent")
+	w, s := r.bind(t, a)
+	a.data("half a res")
+	a.send(link.Exit, link.ExitMessage{Cause: "killed by the kernel: out of memory", Lines: []string{"last words"}})
+	s.expect(t, "data half a res", "ended: killed by the kernel: out of memory")
+	want(t, w.Over(), "the worker to be over")
+	if got := r.snapshot(t); got.State != pool.Starting || got.LastExit != "killed by the kernel: out of memory" || got.Cluster != "" {
+		t.Errorf("after a death: %+v", got)
+	}
+	// An untouched one's death counts as well.
+	a.state(link.Warm)
+	eventually(t, "a warm worker", func() bool { return r.count(pool.Warm) == 1 })
+	a.send(link.Exit, link.ExitMessage{Cause: "exit status 1"})
+	eventually(t, "the second death", func() bool { return r.snapshot(t).LastExit == "exit status 1" })
+	r.expectCounts(t, map[pool.State]int{pool.Starting: 1})
+	if n := r.metric(t, "rendezvous_worker_deaths_total"); n != 2 {
+		t.Errorf("%v deaths, want 2", n)
+	}
+	// It is told until the slot's next exit that was expected.
+	a.state(link.Warm)
+	eventually(t, "a warm worker", func() bool { return r.count(pool.Warm) == 1 })
+	if got := r.snapshot(t); got.LastExit != "exit status 1" {
+		t.Errorf("warm again: %+v", got)
+	}
+}
+
+// Each way in which a bound worker can be lost is told once, and nothing follows.
+func TestBoundWorkerLost(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		lose func(r *rendezvous, a *agent)
+		says string
+	}{
+		{"connection", func(_ *rendezvous, a *agent) { a.Close() }, "ended: the connection to worker agent/0 was lost: EOF"},
+		{
+			"violation", func(_ *rendezvous, a *agent) { a.check(a.SendNumber(link.Release, 1)) },
+			"ended: the connection to worker agent/0 was lost: protocol error: an agent does not send release",
+		},
+		{"warm without an exit", func(_ *rendezvous, a *agent) { a.state(link.Warm) }, "ended: the worker was replaced"},
+		{"failed without an exit", func(_ *rendezvous, a *agent) { a.state(link.Failed) }, "ended: the worker was replaced"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, nil)
+			a := r.park(t, "agent")
+			w, s := r.bind(t, a)
+			test.lose(r, a)
+			s.expect(t, test.says)
+			want(t, w.Over(), "the worker to be over")
+			w.End()
+			r.stop()
+			want(t, r.served, "the connection's end")
+			s.expect(t)
+		})
+	}
+}
+
+// While a sink takes its time, other slots' workers are served.
+func TestBlockedSinkBlocksNobodyElse(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	slow, quick := r.park(t, "slow"), r.park(t, "quick")
+	w, free := r.hold(t, slow), make(chan struct{})
+	blocked := &blockingSink{sink: newSink(), entered: make(chan struct{}), free: free}
+	if err := w.Bind(blocked, "slow"); err != nil {
+		t.Fatal(err)
+	}
+	slow.data("x")
+	want(t, blocked.entered, "the first sink to block")
+	_, s := r.bind(t, quick)
+	quick.data("y")
+	s.expect(t, "data y")
+	if len(r.Workers()) != 2 {
+		t.Error("no snapshot while a sink blocks")
+	}
+	close(free)
+	blocked.expect(t, "data x")
+}
+
+type blockingSink struct {
+	*sink
+	entered, free chan struct{}
+}
+
+func (s *blockingSink) Data(p []byte) {
+	close(s.entered)
+	<-s.free
+	s.sink.Data(p)
+}
