@@ -1,0 +1,97 @@
+package relay_test
+
+import (
+	"bytes"
+	"testing"
+)
+
+// The ways in which a session's end comes: Run returns when both sides are done,
+// with the cause of the worker's.
+
+func TestSessionEnds(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.r.Close()
+	receive(t, s.worker.ended, "the worker to be told")
+	// Its last words find nobody, and stop nobody.
+	for range 100 {
+		s.Data(bytes.Repeat([]byte("x"), 1<<16))
+	}
+	s.Ended("its session ended")
+	if cause := receive(t, s.cause, "Run to return"); cause != "its session ended" {
+		t.Errorf("cause %q", cause)
+	}
+	s.cause <- "" // for the cleanup
+}
+
+func TestWorkerEnds(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.Data([]byte("last words"))
+	s.EOF()
+	if got := s.read(t, 10); string(got) != "last words" {
+		t.Errorf("R reads %q", got)
+	}
+	s.readEnd(t)
+	s.Ended("killed by signal 9")
+	s.Ended("said twice")
+	if cause := receive(t, s.cause, "Run to return"); cause != "killed by signal 9" {
+		t.Errorf("cause %q", cause)
+	}
+	s.cause <- ""
+}
+
+// A worker that does not take any more: the session is not read any further, and
+// ends when the worker is known to have.
+func TestWorkerGone(t *testing.T) {
+	s := start(t, &worker{fails: true}, nil)
+	s.write(t, call("EXEC", nil))
+	receive(t, s.worker.ended, "the worker to be told")
+	s.Ended("the connection was lost")
+	s.readEnd(t)
+}
+
+func TestDrainIdle(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.Drain()
+	s.readEnd(t)
+	receive(t, s.worker.ended, "the worker to be told")
+}
+
+// A call that is under way is finished, its answer arrives, and then the node ends.
+func TestDrainBusy(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	exec := call("EXEC", nil)
+	s.write(t, exec)
+	s.worker.await(t, len(exec))
+	s.Drain()
+	good := answer(t)
+	for _, part := range [][]byte{good[:50], good[50:]} {
+		select {
+		case <-s.worker.ended:
+			t.Fatal("the worker was told to end before it had answered")
+		default:
+		}
+		s.Data(part)
+	}
+	if got := s.read(t, len(good)); !bytes.Equal(got, good) {
+		t.Errorf("R reads %q", got)
+	}
+	s.readEnd(t)
+	receive(t, s.worker.ended, "the worker to be told")
+}
+
+// Whether a stream that is not followed is busy is not known: it goes on until the
+// agent's budget is spent.
+func TestDrainOpaque(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	odd := []byte("this is not R, and long enough to be sure of it")
+	s.write(t, odd)
+	s.worker.await(t, len(odd))
+	s.Drain()
+	s.Data(odd)
+	s.read(t, len(odd))
+	select {
+	case <-s.worker.ended:
+		t.Fatal("the worker was told to end, perhaps in the middle of a call")
+	default:
+	}
+}

@@ -1,0 +1,295 @@
+package relay_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/socket"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait; nothing is expected to come near it.
+const patience = 20 * time.Second
+
+// worker is the relay's other end: it keeps what it is sent.
+type worker struct {
+	fails   bool
+	forgets bool // keeps nothing of what it is sent
+
+	mu    sync.Mutex
+	sent  int
+	got   bytes.Buffer
+	news  chan struct{}
+	ended chan struct{} // closed by End
+}
+
+func (w *worker) SendData(frame []byte) error {
+	if w.fails {
+		return errors.New("the worker has gone")
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent += len(frame) - relay.Headroom
+	if !w.forgets {
+		w.got.Write(frame[relay.Headroom:])
+	}
+	close(w.news)
+	w.news = make(chan struct{})
+	return nil
+}
+
+func (w *worker) End() { close(w.ended) }
+
+// await returns what the worker was sent once it is n bytes.
+func (w *worker) await(t testing.TB, n int) []byte {
+	t.Helper()
+	limit := time.After(patience)
+	for {
+		w.mu.Lock()
+		news, got := w.news, w.sent
+		if got >= n {
+			defer w.mu.Unlock()
+			return bytes.Clone(w.got.Bytes())
+		}
+		w.mu.Unlock()
+		select {
+		case <-news:
+		case <-limit:
+			t.Fatalf("the worker was sent %d bytes, want %d", got, n)
+		}
+	}
+}
+
+// session is a Session that runs, R's end of its connection, and its worker.
+type session struct {
+	*relay.Session
+	r        *net.TCPConn
+	worker   *worker
+	registry *prometheus.Registry
+	cause    chan string // Run's result
+}
+
+func start(t testing.TB, w *worker, opening []byte) *session {
+	t.Helper()
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	dialled, err := net.DialTCP("tcp", nil, listener.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := socket.New(dialled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := listener.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.news, w.ended = make(chan struct{}), make(chan struct{})
+	s := &session{r: r, worker: w, registry: prometheus.NewRegistry(), cause: make(chan string, 1)}
+	s.Session = relay.New(client, w, relay.NewMetrics(s.registry).Observer(zap.NewNop()))
+	go func() { s.cause <- s.Run(opening) }()
+	t.Cleanup(func() {
+		r.Close()
+		s.Ended("the test is over")
+		receive(t, s.cause, "Run to return")
+	})
+	return s
+}
+
+func receive[T any](t testing.TB, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+	}
+	return v
+}
+
+// read reads n bytes at R's end.
+func (s *session) read(t testing.TB, n int) []byte {
+	t.Helper()
+	p := make([]byte, n)
+	if err := s.r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(s.r, p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// readEnd reads the end of the stream at R's end.
+func (s *session) readEnd(t testing.TB) {
+	t.Helper()
+	if err := s.r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Fatalf("R reads %d bytes, %v; want the end of the stream", n, err)
+	}
+}
+
+func (s *session) write(t testing.TB, p []byte) {
+	t.Helper()
+	if _, err := s.r.Write(p); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// call is a message of the master's as serialize(xdr = FALSE) writes it:
+// list(kind, payload), the payload a raw vector.
+func call(kind string, payload []byte) []byte {
+	const vec, str, char, raw = 19, 16, 9 | 1<<18, 24 // SEXPTYPEs, and the ASCII flag of a CHARSXP
+	b := []byte("B\n")
+	for _, word := range []uint32{2, 0x040202, 0x020300, vec, 2, str, 1, char, uint32(len(kind))} {
+		b = binary.LittleEndian.AppendUint32(b, word)
+	}
+	b = append(b, kind...)
+	b = binary.LittleEndian.AppendUint32(b, raw)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(payload)))
+	return append(b, payload...)
+}
+
+// answer is what a worker of real R sent as the value of a call.
+func answer(t testing.TB) []byte {
+	t.Helper()
+	b, err := os.ReadFile("../../pkg/psock/testdata/scanner/answer-SOCK0node.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestCalls(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	exec := call("EXEC", []byte("some data"))
+	// Busy from the first byte.
+	s.write(t, exec[:10])
+	s.worker.await(t, 10)
+	if a := s.Activity(); !a.Busy || a.UpBytes != 10 {
+		t.Errorf("after the first bytes: %+v", a)
+	}
+	s.write(t, exec[10:])
+	if got := s.worker.await(t, len(exec)); !bytes.Equal(got, exec) {
+		t.Errorf("the worker was sent %q", got)
+	}
+	good := answer(t)
+	s.Data(good[:7])
+	if !s.Activity().Busy {
+		t.Error("no longer busy in the middle of the answer")
+	}
+	s.Data(good[7:])
+	if got := s.read(t, len(good)); !bytes.Equal(got, good) {
+		t.Errorf("R was sent %q", got)
+	}
+	if a := s.Activity(); a.Busy || a.Calls != 1 || a.BusyTime <= 0 || a.DownBytes != int64(len(good)) {
+		t.Errorf("after the answer: %+v", a)
+	}
+	s.write(t, exec)
+	s.worker.await(t, 2*len(exec))
+	s.Data(psock.AppendError(nil, "no", false))
+	want := `
+# HELP rendezvous_calls_total Calls that workers have answered, by whether R code raised an error.
+# TYPE rendezvous_calls_total counter
+rendezvous_calls_total{result="error"} 1
+rendezvous_calls_total{result="success"} 1
+`
+	if err := testutil.GatherAndCompare(s.registry, strings.NewReader(want), "rendezvous_calls_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The first bytes were read before the relay began.
+func TestOpening(t *testing.T) {
+	exec := call("EXEC", nil)
+	s := start(t, &worker{}, append(make([]byte, relay.Headroom), exec...))
+	if got := s.worker.await(t, len(exec)); !bytes.Equal(got, exec) {
+		t.Errorf("the worker was sent %q", got)
+	}
+	if !s.Activity().Busy {
+		t.Error("not busy")
+	}
+}
+
+// DONE wants no answer.
+func TestDone(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	done := call("DONE", nil)
+	s.write(t, done)
+	s.worker.await(t, len(done))
+	if a := s.Activity(); a.Busy || a.Calls != 0 {
+		t.Errorf("after DONE: %+v", a)
+	}
+}
+
+// What is no R message passes all the same, and is counted once.
+func TestOpaque(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	odd := bytes.Repeat([]byte("this is not R "), 1000)
+	s.write(t, odd)
+	if got := s.worker.await(t, len(odd)); !bytes.Equal(got, odd) {
+		t.Error("the worker was sent something else")
+	}
+	s.Data(odd)
+	if got := s.read(t, len(odd)); !bytes.Equal(got, odd) {
+		t.Error("R was sent something else")
+	}
+	if a := s.Activity(); !a.Opaque || a.Busy || a.UpBytes != int64(len(odd)) || a.DownBytes != int64(len(odd)) {
+		t.Errorf("%+v", a)
+	}
+	want := `
+# HELP rendezvous_opaque_streams_total Sessions whose stream the message scanner could not follow; their bytes were relayed all the same.
+# TYPE rendezvous_opaque_streams_total counter
+rendezvous_opaque_streams_total 1
+`
+	if err := testutil.GatherAndCompare(s.registry, strings.NewReader(want), "rendezvous_opaque_streams_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Much more than any buffer, both ways at once.
+func TestLarge(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	payload := make([]byte, 10<<20)
+	if _, err := rand.Read(payload); err != nil {
+		t.Fatal(err)
+	}
+	exec := call("EXEC", payload)
+	var sending sync.WaitGroup
+	sending.Go(func() { _, _ = s.r.Write(exec) })
+	sending.Go(func() {
+		for rest := exec; len(rest) > 0; {
+			n := min(len(rest), 100_000)
+			s.Data(rest[:n])
+			rest = rest[n:]
+		}
+	})
+	if got := s.read(t, len(exec)); !bytes.Equal(got, exec) {
+		t.Error("R was sent something else")
+	}
+	if got := s.worker.await(t, len(exec)); !bytes.Equal(got, exec) {
+		t.Error("the worker was sent something else")
+	}
+	sending.Wait()
+}
