@@ -1,0 +1,198 @@
+package broker_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+)
+
+// exec is the beginning of serialize(list("EXEC", raw()), xdr = FALSE).
+const exec = "B\n\x02\x00\x00\x00\x02\x02\x04\x00\x00\x03\x02\x00\x13\x00\x00\x00\x02\x00\x00\x00\x10\x00\x00\x00\x01\x00\x00\x00" +
+	"\x09\x00\x04\x00\x04\x00\x00\x00EXEC\x18\x00\x00\x00\x00\x00\x00\x00"
+
+// echo sends text and reads it back from the worker.
+func echo(t *testing.T, conn net.Conn, text string) {
+	t.Helper()
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != text {
+		t.Fatalf("read %q, %v; want %q", got, err, text)
+	}
+}
+
+// Two sessions, one of them with two nodes on one port; afterwards the pool is full.
+func TestPairing(t *testing.T) {
+	s := start(t, patience)
+	for _, name := range []string{"a", "b", "c"} {
+		s.agent(name)
+	}
+	first := s.listen(0, uid)
+	one := first.connect()
+	again := s.listen(first.port, uid)
+	two := again.connect()
+	three := s.listen(0, uid).connect()
+	for _, conn := range []net.Conn{one, two, three} {
+		echo(t, conn, exec)
+	}
+	clusters := s.Clusters()
+	if len(clusters) != 2 || len(clusters[0].Nodes) != 2 || len(clusters[1].Nodes) != 1 || clusters[0].UID != uid {
+		t.Errorf("clusters %+v", clusters)
+	}
+	// A session gives back its own workers before it takes new ones.
+	for port, want := range map[int]int{0: 0, first.port: 2} {
+		if got := s.Available([]uint16{uint16(port)}); got != want {
+			t.Errorf("Available(%d) is %d, want %d", port, got, want)
+		}
+	}
+	for _, conn := range []net.Conn{one, two, three} {
+		conn.Close()
+	}
+	s.eventually("three warm workers", func() bool { return s.count(pool.Warm) == 3 })
+	s.eventually("no cluster", func() bool { return len(s.Clusters()) == 0 })
+	if n := s.metric("rendezvous_binds_total", ""); n != 3 {
+		t.Errorf("%g binds, want 3", n)
+	}
+}
+
+// Sessions of other users are never connected to.
+func TestOtherUsers(t *testing.T) {
+	s := start(t, patience)
+	s.agent("a")
+	other := s.listen(0, uid+1)
+	echo(t, s.listen(0, uid).connect(), exec)
+	if err := other.listener.SetDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.listener.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("another user's listener was connected to: %v", err)
+	}
+}
+
+// What is no session that wants a worker is told from one, and costs no worker.
+func TestForeignListeners(t *testing.T) {
+	s := start(t, patience)
+	s.agent("a")
+	for reason, behave := range map[string]func(*net.TCPConn){
+		"not_r":       func(*net.TCPConn) {},
+		"own_workers": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, exec) },
+		"hung_up":     func(conn *net.TCPConn) { conn.Close() },
+	} {
+		listener := s.listen(0, uid)
+		behave(listener.accept())
+		s.eventually(reason, func() bool { return s.metric("rendezvous_foreign_listeners_total", reason) == 1 })
+		s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
+		listener.unlist()
+	}
+	if n := s.metric("rendezvous_binds_total", ""); n != 0 {
+		t.Errorf("%g binds, want none", n)
+	}
+}
+
+// A session that goes away before it has said anything gives its worker back.
+func TestSessionThatGoes(t *testing.T) {
+	s := start(t, patience)
+	s.agent("a")
+	conn := s.listen(0, uid).connect()
+	s.eventually("a reserved worker", func() bool { return s.count(pool.Reserved) == 1 })
+	conn.Close()
+	s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
+	waits := s.listen(0, uid)
+	conn = waits.connect()
+	echo(t, conn, exec)
+}
+
+// A worker that dies before the session has said anything is replaced, and the
+// session does not notice.
+func TestWorkerThatDiesEarly(t *testing.T) {
+	s := start(t, patience)
+	a := s.agent("a")
+	conn := s.listen(0, uid).connect()
+	s.eventually("a reserved worker", func() bool { return s.count(pool.Reserved) == 1 })
+	s.agent("b")
+	a.Close()
+	s.eventually("the other worker", func() bool { return s.count(pool.Reserved) == 1 && s.count(pool.Warm) == 0 })
+	echo(t, conn, exec)
+}
+
+// No worker in time: an R error for the node that waited, and at once for the
+// cluster's others; the workers that were held are free again.
+func TestUnmetDemand(t *testing.T) {
+	s := start(t, 50*time.Millisecond)
+	s.agent("a")
+	first := s.listen(0, uid)
+	conns := []net.Conn{first.connect()}
+	for range 2 {
+		conns = append(conns, s.listen(first.port, uid).connect())
+	}
+	echo(t, conns[0], exec)
+	for _, conn := range conns[1:] {
+		for range 2 { // every call is answered
+			if _, err := io.WriteString(conn, exec); err != nil {
+				t.Fatal(err)
+			}
+			answer := readMessage(t, conn)
+			if !strings.Contains(answer, "1 of 1 workers are ready; node 2 waited") || !strings.Contains(answer, "ask for at most 1") {
+				t.Errorf("the R error is %q", answer)
+			}
+		}
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
+	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 2 {
+		t.Errorf("unmet demand is %g, want 2", n)
+	}
+}
+
+// readMessage reads one serialized object.
+func readMessage(t *testing.T, conn net.Conn) string {
+	t.Helper()
+	var scanner psock.Scanner
+	var all []byte
+	p := make([]byte, 1)
+	for {
+		if _, err := conn.Read(p); err != nil {
+			t.Fatalf("after %q: %v", all, err)
+		}
+		all = append(all, p...)
+		if _, done := scanner.Scan(p); done {
+			if m := scanner.Message(); m.Kind != psock.KindValue || m.Success {
+				t.Fatalf("the answer is %+v", m)
+			}
+			return string(all)
+		}
+	}
+}
+
+// The kernel does not answer: said once, and looked on.
+func TestListenersFail(t *testing.T) {
+	s := start(t, patience)
+	s.agent("a")
+	s.table.fail(errors.New("no netlink today"))
+	s.Hint()
+	said := func() int { return s.log.FilterMessageSnippet("cannot list listening sockets").Len() }
+	s.eventually("the complaint", func() bool { return said() == 1 })
+	s.table.mu.Lock()
+	before := s.table.looks
+	s.table.mu.Unlock()
+	s.eventually("more looks", func() bool {
+		s.table.mu.Lock()
+		defer s.table.mu.Unlock()
+		return s.table.looks > before+2
+	})
+	if n := said(); n != 1 {
+		t.Errorf("complained %d times, want once", n)
+	}
+	s.table.fail(nil)
+	echo(t, s.listen(0, uid).connect(), exec)
+}

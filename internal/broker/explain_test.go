@@ -1,0 +1,29 @@
+package broker
+
+import (
+	"testing"
+	"time"
+)
+
+func TestExplain(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		e    explanation
+		want string
+	}{
+		{"nobody there", explanation{node: 1, waited: 60 * time.Second},
+			"0 of 0 workers are ready; node 1 waited 1m0s for one; no worker agent is connected: start some, or see their logs"},
+		{"too many asked for", explanation{ready: 3, total: 3, held: 3, node: 4, waited: 2 * time.Second},
+			"3 of 3 workers are ready; node 4 waited 2s for one (3 in use by this cluster, 0 by others); start more workers or ask for at most 3"},
+		{"others have them", explanation{ready: 2, total: 2, others: 2, node: 1, waited: 1500 * time.Millisecond},
+			"2 of 2 workers are ready; node 1 waited 1.5s for one (0 in use by this cluster, 2 by others); start more workers or wait for the other sessions"},
+		{"one is broken", explanation{ready: 1, total: 2, held: 1, node: 2, waited: time.Second, missing: []string{"pod/1 is failed: no R"}},
+			"1 of 2 workers are ready; node 2 waited 1s for one (1 in use by this cluster, 0 by others); pod/1 is failed: no R"},
+		{"many are broken", explanation{total: 7, node: 1, waited: time.Second, missing: []string{"a", "b", "c", "d", "e", "f", "g"}},
+			"0 of 7 workers are ready; node 1 waited 1s for one; a; b; c; d; e; and 2 more"},
+	} {
+		if got := explain(tc.e); got != tc.want {
+			t.Errorf("%s:\n got %s\nwant %s", tc.name, got, tc.want)
+		}
+	}
+}

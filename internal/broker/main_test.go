@@ -1,0 +1,240 @@
+package broker_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait; nothing is expected to come near it.
+const patience = 20 * time.Second
+
+// uid is the user whose sessions are served.
+const uid = 1000
+
+// table is what the kernel would say: the sockets that listen.
+type table struct {
+	mu     sync.Mutex
+	list   []sockdiag.Listener
+	cookie uint64
+	err    error
+	looks  int
+}
+
+func (f *table) Listeners(dst []sockdiag.Listener) ([]sockdiag.Listener, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looks++
+	return append(dst, f.list...), f.err
+}
+
+func (f *table) add(port, uid int) (remove func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cookie++
+	cookie := f.cookie
+	f.list = append(f.list, sockdiag.Listener{Cookie: cookie, Port: uint16(port), UID: uint32(uid)})
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		for i, l := range f.list {
+			if l.Cookie == cookie {
+				f.list = append(f.list[:i], f.list[i+1:]...)
+				return
+			}
+		}
+	}
+}
+
+func (f *table) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// system is a broker, its pool and the listeners that it sees.
+type system struct {
+	*broker.Broker
+	t        *testing.T
+	pool     *pool.Pool
+	table    *table
+	registry *prometheus.Registry
+	log      *observer.ObservedLogs
+	agents   net.Listener
+}
+
+func start(t *testing.T, demandTimeout time.Duration) *system {
+	t.Helper()
+	core, log := observer.New(zapcore.DebugLevel)
+	agents, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &system{t: t, table: &table{}, registry: prometheus.NewRegistry(), log: log, agents: agents}
+	s.pool = pool.New(pool.Config{
+		Log: zap.NewNop(), Metrics: pool.NewMetrics(s.registry), MaxWorkers: 100, ReserveLimit: patience,
+	})
+	s.Broker = broker.New(broker.Config{
+		Log: zap.New(core), Metrics: broker.NewMetrics(s.registry), Relay: relay.NewMetrics(s.registry),
+		Pool: s.pool, Listeners: s.table, UIDs: []uint32{uid}, DemandTimeout: demandTimeout,
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = s.Run(ctx) })
+	running.Go(func() {
+		for {
+			raw, err := agents.Accept()
+			if err != nil {
+				return
+			}
+			if conn, err := link.Accept(ctx, raw, nil, link.Timing{}); err == nil {
+				running.Go(func() { _ = s.pool.Serve(ctx, conn, func() {}) })
+			}
+		}
+	})
+	t.Cleanup(func() { stop(); agents.Close(); running.Wait() })
+	return s
+}
+
+// agent parks one warm worker that echoes what its sessions send.
+func (s *system) agent(name string) *link.Conn {
+	s.t.Helper()
+	before := s.count(pool.Warm)
+	conn, err := link.Dial(context.Background(), s.agents.Addr().String(), nil, link.Timing{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := conn.Send(link.Hello, link.HelloMessage{Version: link.Version, Agent: name, Instance: name, Slots: 1}); err != nil {
+		s.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for serveFrame(conn) == nil {
+		}
+		conn.Close()
+	}()
+	s.t.Cleanup(func() { conn.Close(); <-done })
+	s.eventually("a warm worker", func() bool { return s.count(pool.Warm) == before+1 })
+	return conn
+}
+
+// serveFrame does what an agent does with one frame.
+func serveFrame(conn *link.Conn) error {
+	frame, err := conn.Next()
+	if err != nil {
+		return err
+	}
+	warm := link.StateMessage{State: link.Warm}
+	switch frame.Type {
+	case link.Welcome:
+		return conn.Send(link.State, warm)
+	case link.Reserve:
+		return conn.SendNumber(link.Reserved, frame.Number())
+	case link.Data:
+		return conn.SendData(append(make([]byte, link.HeaderSize), frame.Payload...))
+	case link.EOF:
+		return errors.Join(conn.Send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true}),
+			conn.Send(link.State, warm))
+	}
+	return nil
+}
+
+func (s *system) count(state pool.State) int {
+	states, _ := s.pool.Counts()
+	return states[state]
+}
+
+// eventually waits for what shows only when asked for.
+func (s *system) eventually(what string, condition func() bool) {
+	s.t.Helper()
+	limit := time.After(patience)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-limit:
+			s.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// metric is the value of a counter, of the label's value given.
+func (s *system) metric(name, label string) float64 {
+	s.t.Helper()
+	families, err := s.registry.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && (label == "" || m.GetLabel()[0].GetValue() == label) {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	s.t.Fatalf("no metric %s %s", name, label)
+	return 0
+}
+
+// session is R with a listening socket for one node.
+type session struct {
+	t        *testing.T
+	listener *net.TCPListener
+	port     int
+	unlist   func() // takes the listener out of the kernel's table
+}
+
+func (s *system) listen(port, uid int) *session {
+	s.t.Helper()
+	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { listener.Close() })
+	port = listener.Addr().(*net.TCPAddr).Port
+	return &session{t: s.t, listener: listener, port: port, unlist: s.table.add(port, uid)}
+}
+
+// accept accepts, as R does, and goes on listening.
+func (r *session) accept() *net.TCPConn {
+	r.t.Helper()
+	if err := r.listener.SetDeadline(time.Now().Add(patience)); err != nil {
+		r.t.Fatal(err)
+	}
+	conn, err := r.listener.AcceptTCP()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		r.t.Fatal(err)
+	}
+	return conn
+}
+
+// connect accepts and stops listening: a session that wants a worker.
+func (r *session) connect() *net.TCPConn {
+	r.t.Helper()
+	conn := r.accept()
+	r.listener.Close()
+	r.unlist()
+	return conn
+}
