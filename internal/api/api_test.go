@@ -1,0 +1,131 @@
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/api"
+	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func state() api.State {
+	return api.State{
+		Build: "1.0", Backend: "netlink",
+		Workers: []pool.Snapshot{
+			{Agent: "pod-a", Slot: 0, State: pool.Bound, Since: now.Add(-90 * time.Second), PID: 12, Cluster: "cluster 1 (port 11562)"},
+			{Agent: "pod-a", Slot: 1, State: pool.Failed, Reason: "no Rscript", Since: now},
+			{Agent: "pod-b", Slot: 0, State: pool.Warm, Since: now.Add(-time.Second), PID: 13, LastExit: "killed by signal 9"},
+		},
+		Clusters: []broker.ClusterSnapshot{{
+			ID: 1, Port: 11562, UID: 1000, Since: now.Add(-time.Hour), Refusal: "1 of 2 workers are ready",
+			Nodes: []broker.NodeSnapshot{
+				{State: "bound", Worker: "pod-a/0", Activity: relay.Activity{Busy: true, Calls: 7, BusyTime: 2 * time.Second}},
+				{State: "waiting"},
+			},
+		}},
+	}
+}
+
+func TestWorkers(t *testing.T) {
+	for query, want := range map[string]struct {
+		status int
+		body   string
+		ports  []uint16
+		hinted bool
+	}{
+		"":                      {http.StatusOK, "3\n", nil, true},
+		"?ports=":               {http.StatusOK, "3\n", nil, true},
+		"?ports=11562":          {http.StatusOK, "3\n", []uint16{11562}, true},
+		"?ports=11562,11000":    {http.StatusOK, "3\n", []uint16{11562, 11000}, true},
+		"?ports=11562,":         {http.StatusBadRequest, `ports: "" is no port number; give them separated by commas` + "\n", nil, false},
+		"?ports=many":           {http.StatusBadRequest, `ports: "many" is no port number; give them separated by commas` + "\n", nil, false},
+		"?ports=70000":          {http.StatusBadRequest, `ports: "70000" is no port number; give them separated by commas` + "\n", nil, false},
+		"?ports=" + ports(2000): {http.StatusBadRequest, "ports: 2000 given, at most 1024 are taken\n", nil, false},
+	} {
+		var asked []uint16
+		hinted := false
+		handler := api.Handler(api.Source{
+			State:     state,
+			Available: func(ports []uint16) int { asked = ports; return 3 },
+			Hint:      func() { hinted = true },
+		})
+		status, body := get(t, handler, "/v1/workers"+query)
+		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted {
+			t.Errorf("%.40s: %d %q, asked for %v, hinted %v; want %+v", query, status, body, asked, hinted, want)
+		}
+	}
+}
+
+// ports is a list of n ports.
+func ports(n int) string { return strings.TrimSuffix(strings.Repeat("11000,", n), ",") }
+
+func get(t *testing.T, handler http.Handler, path string) (int, string) {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
+	body, err := io.ReadAll(recorder.Result().Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return recorder.Code, string(body)
+}
+
+func TestState(t *testing.T) {
+	handler := api.Handler(api.Source{State: state})
+	status, body := get(t, handler, "/v1/state")
+	var got api.State
+	if err := json.Unmarshal([]byte(body), &got); err != nil || status != http.StatusOK {
+		t.Fatal(status, err)
+	}
+	if fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", state()) {
+		t.Errorf("got %+v", got)
+	}
+	if status, _ := get(t, handler, "/v2"); status != http.StatusNotFound {
+		t.Errorf("another path: %d", status)
+	}
+}
+
+func TestTable(t *testing.T) {
+	for _, tc := range []struct {
+		state api.State
+		want  string
+	}{
+		{state(), `
+WORKER   STATE   FOR    PID  CALLS  BUSY  CLUSTER                 REASON
+pod-a/0  busy    1m30s  12   7      2s    cluster 1 (port 11562)  -
+pod-a/1  failed  -      -    -      -     -                       no Rscript
+pod-b/0  warm    1s     13   -      -     -                       last worker: killed by signal 9
+
+CLUSTER  PORT   USER  FOR     NODES  WAITING  CALLS  UNMET DEMAND
+1        11562  1000  1h0m0s  2      1        7      1 of 2 workers are ready
+`},
+		{api.State{}, `
+WORKER  STATE  FOR  PID  CALLS  BUSY  CLUSTER  REASON
+(no worker agent is connected)
+
+CLUSTER  PORT  USER  FOR  NODES  WAITING  CALLS  UNMET DEMAND
+(no cluster)
+`},
+	} {
+		var out strings.Builder
+		if err := api.WriteTable(&out, tc.state, now); err != nil {
+			t.Fatal(err)
+		}
+		if got := "\n" + out.String(); got != tc.want {
+			t.Errorf("got:%s\nwant:%s", got, tc.want)
+		}
+	}
+}
