@@ -1,0 +1,183 @@
+package agent_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/agent"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// A worker is for one session; its slot has a fresh one afterwards.
+func TestSession(t *testing.T) {
+	s := start(t, "echo", nil)
+	s.await(pool.Warm, 1)
+	s.eventually("readiness", func() bool { return s.agent.Ready() == nil })
+	first := s.pid()
+	session := s.bind()
+	session.send("hello")
+	session.expect("hello")
+	session.End()
+	session.expect("(eof)", "(ended) its session ended")
+	s.await(pool.Warm, 1)
+	if again := s.pid(); again == first {
+		t.Errorf("the worker %d was used again", first)
+	}
+}
+
+// A worker that was reserved and given back untouched is the same afterwards.
+func TestUntouched(t *testing.T) {
+	s := start(t, "echo", nil)
+	s.await(pool.Warm, 1)
+	before := s.pid()
+	for range 3 {
+		w, err := s.Acquire(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Release()
+	}
+	s.await(pool.Warm, 1)
+	if after := s.pid(); after != before {
+		t.Errorf("the worker was %d and is %d", before, after)
+	}
+}
+
+// A worker that dies in a session: its node learns why, the next one comes.
+func TestDeath(t *testing.T) {
+	s := start(t, "echo", nil)
+	s.await(pool.Warm, 1)
+	session := s.bind()
+	session.send("die")
+	session.expect("(eof)", "(ended) exit status 9")
+	s.await(pool.Warm, 1)
+	if last := s.Workers()[0].LastExit; !strings.Contains(last, "exit status 9") {
+		t.Errorf("the last exit is %q", last)
+	}
+	// An idle one.
+	if err := syscall.Kill(s.pid(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the news of its death", func() bool { return strings.Contains(s.Workers()[0].LastExit, "killed") })
+	s.await(pool.Warm, 1)
+}
+
+func TestCannotStart(t *testing.T) {
+	s := start(t, "broken", nil)
+	s.await(pool.Failed, 1)
+	reason := s.Workers()[0].Reason
+	if !strings.Contains(reason, "exit status 3") || !strings.Contains(reason, "this R is broken") {
+		t.Errorf("the reason is %q", reason)
+	}
+	s.eventually("not to be ready", func() bool {
+		err := s.agent.Ready()
+		return err != nil && strings.Contains(err.Error(), "slot 0: ") && strings.Contains(err.Error(), "this R is broken")
+	})
+}
+
+// A failed installation is each slot's reason, and is tried again.
+func TestInstall(t *testing.T) {
+	var attempts atomic.Int32
+	again := make(chan struct{})
+	s := start(t, "echo", func(c *agent.Config) {
+		c.Slots = 2
+		c.Install = func(ctx context.Context) error {
+			if attempts.Add(1) == 1 {
+				return errors.New("no such package")
+			}
+			select {
+			case <-again:
+			case <-ctx.Done():
+			}
+			return ctx.Err()
+		}
+	})
+	s.await(pool.Failed, 2)
+	if reason := s.Workers()[1].Reason; reason != "no such package" {
+		t.Errorf("the reason is %q", reason)
+	}
+	close(again)
+	s.await(pool.Warm, 2)
+	if n := attempts.Load(); n != 2 {
+		t.Errorf("%d attempts, want 2", n)
+	}
+}
+
+func TestDrain(t *testing.T) {
+	s := start(t, "echo", func(c *agent.Config) { c.Slots = 3 })
+	s.await(pool.Warm, 3)
+	busy := s.bind()
+	busy.send("one")
+	busy.expect("one")
+	untouched, err := s.Acquire(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	// The idle one and the untouched one leave; the bound one may go on.
+	busy.expect("(drain)")
+	<-untouched.Over()
+	s.eventually("the idle workers to leave", func() bool {
+		states, _ := s.Counts()
+		return states[pool.Draining] == 2 && states[pool.Bound] == 1
+	})
+	if err := s.agent.Ready(); err == nil || !strings.Contains(err.Error(), "draining") {
+		t.Errorf("Ready: %v", err)
+	}
+	busy.send("two")
+	busy.expect("two")
+	busy.End()
+	busy.expect("(eof)", "(ended)")
+	if err := <-s.ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	s.eventually("no slot", func() bool { return len(s.Workers()) == 0 })
+}
+
+// The budget is spent: the worker is ended in the middle of its call.
+func TestDrainBudget(t *testing.T) {
+	s := start(t, "echo", func(c *agent.Config) { c.DrainBudget = 100 * time.Millisecond })
+	s.await(pool.Warm, 1)
+	busy := s.bind()
+	busy.send("one")
+	busy.expect("one")
+	s.stop()
+	busy.expect("(drain)", "(eof)", "(ended) ")
+	if err := <-s.ended; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}
+
+// The rendezvous is lost and comes back: a worker in a session is ended, an idle
+// one is parked again as it is.
+func TestRendezvousLost(t *testing.T) {
+	s := start(t, "echo", func(c *agent.Config) { c.Slots = 2 })
+	s.await(pool.Warm, 2)
+	used := s.bind()
+	used.send("one")
+	used.expect("one")
+	pids := make(map[pool.State]int)
+	for _, w := range s.Workers() {
+		pids[w.State] = w.PID
+	}
+	s.shutDown()
+	used.expect("(ended) the connection to worker")
+	s.eventually("the end of the worker that was used", func() bool { return syscall.Kill(pids[pool.Bound], 0) == syscall.ESRCH })
+	if err := s.agent.Ready(); err == nil || !strings.Contains(err.Error(), "not connected") {
+		t.Errorf("Ready: %v", err)
+	}
+	s.shutDown = s.serve(s.agents.Addr().String())
+	s.await(pool.Warm, 2)
+	found := false
+	for _, w := range s.Workers() {
+		found = found || w.PID == pids[pool.Warm]
+	}
+	if !found {
+		t.Errorf("the idle worker %d was replaced: %+v", pids[pool.Warm], s.Workers())
+	}
+}

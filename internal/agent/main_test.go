@@ -1,0 +1,228 @@
+package agent_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/psock-runtime/psock-runtime/internal/agent"
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/pkg/discovery"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+)
+
+// patience bounds every wait; nothing is expected to come near it.
+const patience = 20 * time.Second
+
+// behaviour makes the test binary pose as Rscript, and says what it does.
+const behaviour = "AGENT_TEST_R"
+
+func TestMain(m *testing.M) {
+	if how := os.Getenv(behaviour); how != "" {
+		os.Exit(poseAsR(how, os.Args))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// poseAsR connects as R does and sends back what it is sent, until the connection
+// ends or it is sent "die".
+func poseAsR(how string, args []string) int {
+	if how == "broken" {
+		fmt.Fprintln(os.Stderr, "this R is broken")
+		return 3
+	}
+	host, port := "", ""
+	for _, arg := range args {
+		if value, found := strings.CutPrefix(arg, "MASTER="); found {
+			host = value
+		}
+		if value, found := strings.CutPrefix(arg, "PORT="); found {
+			port = value
+		}
+	}
+	conn, err := net.Dial("tcp", net.JoinHostPort(host, port))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 4
+	}
+	p := make([]byte, 4096)
+	for {
+		n, err := conn.Read(p)
+		if err != nil {
+			return 0
+		}
+		if bytes.Contains(p[:n], []byte("die")) {
+			fmt.Fprintln(os.Stderr, "last words")
+			return 9
+		}
+		if _, err := conn.Write(p[:n]); err != nil {
+			return 5
+		}
+	}
+}
+
+// system is an agent and the pool that it parks its workers at.
+type system struct {
+	t *testing.T
+	*pool.Pool
+	agents   net.Listener
+	shutDown func() // ends the pool
+	agent    *agent.Agent
+	stop     context.CancelFunc // of the agent
+	ended    chan error         // Run's result
+}
+
+func start(t *testing.T, how string, change func(*agent.Config)) *system {
+	t.Helper()
+	s := &system{t: t, ended: make(chan error, 1)}
+	s.shutDown = s.serve("127.0.0.1:0")
+	source, err := discovery.Parse(s.agents.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := agent.Config{
+		Log: zap.NewNop(), Metrics: agent.NewMetrics(prometheus.NewRegistry()), Name: "agent", Instance: "instance",
+		Slots: 1, Command: psock.Command{Rscript: self}, Env: append(os.Environ(), behaviour+"="+how),
+		Source: source, StartLimit: patience, StopGrace: patience, DrainBudget: patience,
+	}
+	if change != nil {
+		change(&config)
+	}
+	s.agent = agent.New(config)
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.ended <- s.agent.Run(ctx)
+	}()
+	t.Cleanup(func() { s.stop(); <-done })
+	return s
+}
+
+// serve is a new rendezvous' pool at address.
+func (s *system) serve(address string) (stop func()) {
+	s.t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	workers := pool.New(pool.Config{
+		Log: zap.NewNop(), Metrics: pool.NewMetrics(prometheus.NewRegistry()), MaxWorkers: 10, ReserveLimit: patience,
+	})
+	s.agents, s.Pool = listener, workers
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			raw, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if conn, err := link.Accept(ctx, raw, nil, link.Timing{}); err == nil {
+				running.Go(func() { _ = workers.Serve(ctx, conn, func() {}) })
+			}
+		}
+	})
+	stop = sync.OnceFunc(func() { cancel(); listener.Close(); running.Wait() })
+	s.t.Cleanup(stop)
+	return stop
+}
+
+// eventually waits for what shows only when asked for.
+func (s *system) eventually(what string, condition func() bool) {
+	s.t.Helper()
+	limit := time.After(patience)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-limit:
+			s.t.Fatalf("waited in vain for %s: %+v", what, s.Workers())
+		}
+	}
+}
+
+// await waits until n slots are in a state.
+func (s *system) await(state pool.State, n int) {
+	s.t.Helper()
+	s.eventually(fmt.Sprintf("%d %s workers", n, state), func() bool {
+		states, _ := s.Counts()
+		return states[state] == n
+	})
+}
+
+// pid is that of the one worker.
+func (s *system) pid() int {
+	s.t.Helper()
+	all := s.Workers()
+	if len(all) != 1 {
+		s.t.Fatalf("%d slots, want 1", len(all))
+	}
+	return all[0].PID
+}
+
+// session holds a worker and what it says.
+type session struct {
+	t *testing.T
+	*pool.Worker
+	events chan string
+}
+
+func (s *session) Data(p []byte)      { s.events <- string(p) }
+func (s *session) EOF()               { s.events <- "(eof)" }
+func (s *session) Drain()             { s.events <- "(drain)" }
+func (s *session) Ended(cause string) { s.events <- "(ended) " + cause }
+
+// bind takes a worker.
+func (s *system) bind() *session {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	w, err := s.Acquire(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	bound := &session{s.t, w, make(chan string, 100)}
+	if err := w.Bind(bound, "cluster"); err != nil {
+		s.t.Fatal(err)
+	}
+	return bound
+}
+
+func (s *session) send(text string) {
+	s.t.Helper()
+	if err := s.SendData(append(make([]byte, link.HeaderSize), text...)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// expect waits for these events, in this order; each is the beginning of one.
+func (s *session) expect(events ...string) {
+	s.t.Helper()
+	for _, want := range events {
+		select {
+		case got := <-s.events:
+			if !strings.HasPrefix(got, want) {
+				s.t.Fatalf("got %q, want %q", got, want)
+			}
+		case <-time.After(patience):
+			s.t.Fatalf("waited in vain for %q", want)
+		}
+	}
+}
