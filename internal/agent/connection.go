@@ -126,7 +126,7 @@ func (s *slot) read(conn *link.Conn) error {
 		case link.Reserve:
 			s.reserve(conn, frame.Number())
 		case link.Release:
-			s.release()
+			s.release(frame.Number())
 		default:
 			return fmt.Errorf("%w: a rendezvous does not send %s", link.ErrProtocol, frame.Type)
 		}
@@ -153,16 +153,17 @@ func (s *slot) reserve(conn *link.Conn, number uint32) {
 	if w == nil || s.draining || w.isFinished() {
 		return
 	}
-	w.reserved = true
+	w.reserved, w.reservation = true, number
 	if err := conn.SendNumber(link.Reserved, number); err != nil {
 		conn.Close()
 	}
 }
 
-func (s *slot) release() {
+// release takes back what reserve has granted with the same number.
+func (s *slot) release(number uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.worker == nil {
+	if s.worker == nil || !s.worker.reserved || s.worker.reservation != number {
 		return
 	}
 	s.worker.reserved = false

@@ -22,9 +22,12 @@ type worker struct {
 	conn    *socket.Conn // R's end of PSOCK, on loopback
 	started time.Time
 
-	reserved bool // guarded by slot.mu
-	used     atomic.Bool
-	dead     atomic.Bool // R has ended
+	// Guarded by slot.mu.
+	reserved    bool
+	reservation uint32 // its number, that of the last one
+
+	used atomic.Bool
+	dead atomic.Bool // R has ended
 
 	finishing sync.Once
 	reason    string        // written before finished is closed

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -287,10 +288,16 @@ func (c *Conn) Shrink() {
 
 // Send writes a frame with a JSON payload.
 func (c *Conn) Send(t Type, message any) error {
-	payload, err := json.Marshal(message)
-	if err != nil {
+	if exit, ok := message.(ExitMessage); ok {
+		message = exit.bounded() // it quotes what R wrote
+	}
+	var encoded bytes.Buffer
+	encoder := json.NewEncoder(&encoded)
+	encoder.SetEscapeHTML(false) // six bytes for each <
+	if err := encoder.Encode(message); err != nil {
 		return fmt.Errorf("%s frame: %w", t, err)
 	}
+	payload := bytes.TrimSuffix(encoded.Bytes(), []byte("\n"))
 	if len(payload) > MaxControl {
 		return fmt.Errorf("%s frame: %d bytes, at most %d fit", t, len(payload), MaxControl)
 	}
@@ -299,7 +306,7 @@ func (c *Conn) Send(t Type, message any) error {
 	copy(frame[HeaderSize:], payload)
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	_, err = c.conn.Write(frame)
+	_, err := c.conn.Write(frame)
 	return err
 }
 

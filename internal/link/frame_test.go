@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,6 +61,26 @@ func TestControlFrames(t *testing.T) {
 			}
 			if frame := mustNext(t, end.to, link.EOF); len(frame.Payload) != 0 {
 				t.Fatalf("eof with a payload of %d bytes", len(frame.Payload))
+			}
+		}
+	})
+}
+
+// What R wrote last reaches the rendezvous whatever it is, though JSON makes more of
+// some characters: an exit that does not fit would hide why a worker died.
+func TestExitAlwaysFits(t *testing.T) {
+	t.Parallel()
+	plainAndTLS(t, func(t *testing.T, c configs) {
+		agent, rendezvous := pair(t, c, link.Timing{})
+		for _, character := range []string{"<", "\x1b", "\"", "\\", "\u2028", "\xff"} {
+			lines := slices.Repeat([]string{strings.Repeat(character, 5000)}, 40)
+			if err := agent.Send(link.Exit, link.ExitMessage{Cause: lines[0], Lines: lines}); err != nil {
+				t.Fatalf("%q: %v", character, err)
+			}
+			frame := mustNext(t, rendezvous, link.Exit)
+			exit, err := link.Decode[link.ExitMessage](link.Exit, frame.Payload)
+			if err != nil || len(exit.Lines) != 10 || len(exit.Lines[9]) < 500 || len(exit.Cause) < 500 {
+				t.Errorf("%q: %+v, %v", character, exit, err)
 			}
 		}
 	})

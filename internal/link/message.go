@@ -64,6 +64,20 @@ type ExitMessage struct {
 	Lines    []string `json:"lines,omitempty"` // the last lines it wrote
 }
 
+// maxLines bounds the lines of an ExitMessage, so that it fits into MaxControl
+// even if JSON escapes every character of theirs with another one.
+const maxLines = 10
+
+func (m ExitMessage) bounded() ExitMessage {
+	m.Cause = clean(m.Cause, 512)
+	var lines []string
+	for _, line := range m.Lines[max(0, len(m.Lines)-maxLines):] {
+		lines = append(lines, clean(line, 512))
+	}
+	m.Lines = lines
+	return m
+}
+
 // Decode parses the JSON payload of a frame of type t. Text that will reach a
 // log, a metric or an R session is bounded and freed of control characters here,
 // since the other side is trusted to be a worker, not to be well.
@@ -95,13 +109,7 @@ func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | Exi
 			return *new(M), fmt.Errorf("%w: unknown worker state %q", ErrProtocol, clean(string(m.State), 32))
 		}
 	case *ExitMessage:
-		m.Cause = clean(m.Cause, 512)
-		if len(m.Lines) > 20 {
-			m.Lines = m.Lines[len(m.Lines)-20:]
-		}
-		for i := range m.Lines {
-			m.Lines[i] = clean(m.Lines[i], 512)
-		}
+		*m = m.bounded()
 	}
 	return m, nil
 }

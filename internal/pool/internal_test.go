@@ -54,9 +54,14 @@ func TestTakenWorkerIsReplaced(t *testing.T) {
 	s.onExit(link.ExitMessage{Cause: "killed"})
 	s.onState(link.StateMessage{State: link.Warm})
 	second := mustTake(t, p)
-	if err := p.reserve(context.Background(), first); !errors.Is(err, errUnconfirmed) {
+	if err := p.reserve(context.Background(), first); !errors.Is(err, errOver) {
 		t.Errorf("the first caller got a worker that is another's: %v", err)
 	}
+	// Nor does what is on its way to the first reach the second.
+	if err := first.SendData(make([]byte, link.HeaderSize+1)); !errors.Is(err, errOver) {
+		t.Errorf("data for a worker that has ended: %v", err)
+	}
+	first.End()
 	first.Release()
 	if s.holder != second || s.state != Reserved {
 		t.Errorf("the slot is %s, its holder the second caller: %v", s.state, s.holder == second)
@@ -152,4 +157,22 @@ func TestReleaseOfAReplacedWorker(t *testing.T) {
 	if len(p.warm) != 1 || s.state != Warm {
 		t.Errorf("%d on the free list, %s", len(p.warm), s.state)
 	}
+}
+
+// An answer to a reservation that was given up is not one to the reservation after it.
+func TestLateConfirmation(t *testing.T) {
+	p, s := newSlot(t)
+	s.onState(link.StateMessage{State: link.Warm})
+	first := mustTake(t, p)
+	first.Release()
+	second := mustTake(t, p)
+	s.onReserved(first.number)
+	select {
+	case <-second.confirmed:
+		t.Fatal("confirmed by the answer to another reservation")
+	default:
+	}
+	s.onReserved(second.number)
+	s.onReserved(second.number)
+	<-second.confirmed
 }

@@ -5,7 +5,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sort"
 	"sync"
@@ -32,9 +31,6 @@ const (
 
 // States lists every State, in the order of a worker's life.
 var States = []State{Installing, Starting, Warm, Reserved, Bound, Ending, Failed, Draining}
-
-// ErrClosed is returned by Acquire when the pool has been closed.
-var ErrClosed = errors.New("the pool is closed")
 
 // Config is what a Pool needs.
 type Config struct {

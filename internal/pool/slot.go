@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
@@ -19,6 +20,8 @@ type slot struct {
 	hello link.HelloMessage
 	log   *zap.Logger
 	lost  chan struct{} // closed by Pool.remove
+
+	sending sync.Mutex // see Worker.send; never taken with Pool.mu held
 
 	// Guarded by Pool.mu.
 	state    State

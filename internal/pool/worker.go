@@ -37,8 +37,12 @@ type Worker struct {
 	cluster string
 }
 
-// errUnconfirmed: the agent did not grant the reservation.
-var errUnconfirmed = errors.New("the reservation was not confirmed")
+var (
+	// errUnconfirmed: the agent did not grant the reservation.
+	errUnconfirmed = errors.New("the reservation was not confirmed")
+	// errOver: the worker has ended, or was given back.
+	errOver = errors.New("the worker has ended")
+)
 
 // Name is the agent's name and the slot: "future-worker-7d4f9-x2x9k/0".
 func (w *Worker) Name() string { return w.slot.name() }
@@ -49,13 +53,7 @@ func (w *Worker) Over() <-chan struct{} { return w.over }
 // reserve asks the agent for its worker and waits for the answer.
 func (p *Pool) reserve(ctx context.Context, w *Worker) error {
 	s := w.slot
-	select {
-	case <-w.over:
-		return errUnconfirmed
-	default:
-	}
-	if err := s.conn.SendNumber(link.Reserve, w.number); err != nil {
-		s.conn.Close()
+	if err := w.send(func() error { return s.conn.SendNumber(link.Reserve, w.number) }); err != nil {
 		return err
 	}
 	limit := time.NewTimer(p.config.ReserveLimit)
@@ -64,7 +62,7 @@ func (p *Pool) reserve(ctx context.Context, w *Worker) error {
 	case <-w.confirmed:
 		return nil
 	case <-w.over:
-		return errUnconfirmed
+		return errOver
 	case <-ctx.Done():
 		w.Release()
 		return ctx.Err()
@@ -75,10 +73,31 @@ func (p *Pool) reserve(ctx context.Context, w *Worker) error {
 	}
 }
 
+// send calls write, which writes to the slot's connection, unless w is over. Both
+// are under the slot's lock, and the next holder's Reserve is, too: nothing that
+// was meant for one worker reaches its successor.
+func (w *Worker) send(write func() error) error {
+	s := w.slot
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	select {
+	case <-w.over:
+		return errOver
+	default:
+	}
+	err := write()
+	if err != nil {
+		s.conn.Close()
+	}
+	return err
+}
+
 // Release gives back a worker that nobody has sent anything to. It does nothing
 // for a worker that is over or was bound.
 func (w *Worker) Release() {
 	s, p := w.slot, w.slot.pool
+	s.sending.Lock()
+	defer s.sending.Unlock()
 	p.mu.Lock()
 	if s.holder != w || s.state != Reserved {
 		p.mu.Unlock()
@@ -114,8 +133,10 @@ func (w *Worker) Bind(sink Sink, cluster string) error {
 }
 
 // SendData sends bytes of the PSOCK connection: frame[link.HeaderSize:]. It blocks
-// while the worker does not read.
-func (w *Worker) SendData(frame []byte) error { return w.slot.conn.SendData(frame) }
+// while the worker does not read. It fails when the worker is over.
+func (w *Worker) SendData(frame []byte) error {
+	return w.send(func() error { return w.slot.conn.SendData(frame) })
+}
 
 // Busy adds to the time that the slot's workers have spent in finished calls.
 func (w *Worker) Busy(d time.Duration) {
@@ -129,13 +150,12 @@ func (w *Worker) Busy(d time.Duration) {
 func (w *Worker) End() {
 	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
-	if s.holder != w || s.state != Bound {
-		p.mu.Unlock()
-		return
+	bound := s.holder == w && s.state == Bound
+	if bound {
+		p.setState(s, Ending, "")
 	}
-	p.setState(s, Ending, "")
 	p.mu.Unlock()
-	if err := s.conn.SendEOF(); err != nil {
-		s.conn.Close()
+	if bound {
+		_ = w.send(s.conn.SendEOF) // a failure has closed the connection
 	}
 }
