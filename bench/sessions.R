@@ -30,17 +30,18 @@ for (n in c(8, 32)) {
 }
 full()
 a <- ours(1); b <- theirs(1)
-compare <- function(what, unit, scale, n, f, bar) {
+# Turns are short, so that both meet the same noise.
+compare <- function(what, unit, scale, turns, n, f, bar) {
   o <- t <- numeric()
   f(a); f(b)
-  for (r in seq_len(2 * rounds)) { o[r] <- each(n, function() f(a)) * scale; t[r] <- each(n, function() f(b)) * scale }
+  for (r in seq_len(turns * rounds)) { o[r] <- each(n, function() f(a)) * scale; t[r] <- each(n, function() f(b)) * scale }
   row(what, unit, o, t, bar)
 }
-compare("clusterCall round trip", "ms", 1e3, 500, function(cl) clusterCall(cl, identity, 1), "<= 2.0")
+compare("clusterCall round trip", "ms", 1e3, 20, 100, function(cl) clusterCall(cl, identity, 1), "<= 2.0")
 x <- runif(100e6 / 8)
-compare("100 MB to a worker", "s", 1, 2, function(cl) clusterCall(cl, function(x) NULL, x), "<= 1.35")
+compare("100 MB to a worker", "s", 1, 4, 1, function(cl) clusterCall(cl, function(x) NULL, x), "<= 1.35")
 invisible(clusterCall(a, function() { x <<- runif(100e6 / 8); NULL })); invisible(clusterCall(b, function() { x <<- runif(100e6 / 8); NULL }))
-compare("100 MB back", "s", 1, 2, function(cl) clusterCall(cl, function() get("x", envir = globalenv())), "<= 1.2")
+compare("100 MB back", "s", 1, 4, 1, function(cl) clusterCall(cl, function() get("x", envir = globalenv())), "<= 1.2")
 o <- t <- numeric()
 for (r in seq_len(2 * rounds)) {
   plan(cluster, workers = a); o[r] <- each(20, function() value(future(1))) * 1e3
