@@ -5,8 +5,8 @@
 // may block, which after a moment of idleness wakes the runtime's monitor thread.
 // A relay is idle between any two messages, so each message paid for a second
 // thread, on a core that R wants. A socket of Go's is non-blocking: there is
-// nothing to tell. Without that a clusterCall through the relay takes 1.65 times
-// what it takes directly, with it 2.2 times (docs/decisions.md).
+// nothing to tell. Without that a clusterCall through the relay takes 1.6 to 1.8
+// times what it takes directly, with it 2.2 times (docs/decisions.md).
 package socket
 
 import (
