@@ -44,7 +44,7 @@ type intake struct {
 // stranger is a connection before its Hello.
 type stranger struct {
 	net.Conn
-	crowdedOut bool
+	crowdedOut bool // guarded by intake.mu
 }
 
 func newIntake(log *zap.Logger, p *pool.Pool, config *tls.Config, timing link.Timing, register prometheus.Registerer) *intake {
@@ -62,10 +62,14 @@ func newIntake(log *zap.Logger, p *pool.Pool, config *tls.Config, timing link.Ti
 // run accepts until ctx ends or listener fails, and returns when the last
 // connection has ended.
 func (in *intake) run(ctx context.Context, listener net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { listener.Close() })
-	defer stop()
 	var connections sync.WaitGroup
 	defer connections.Wait()
+	// A listener that fails ends the connections, too: agents do not leave by
+	// themselves, and whoever runs us waits for the error.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	defer stop()
 	for {
 		conn, err := listener.Accept()
 		if ctx.Err() != nil {
@@ -103,11 +107,17 @@ func (in *intake) serve(ctx context.Context, conn net.Conn) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	if s.crowdedOut {
+	if in.wasCrowdedOut(s) {
 		reason = refusedCrowded
 	}
 	in.refused[reason].Inc()
 	in.log.Debug("connection refused", zap.Stringer("address", conn.RemoteAddr()), zap.String("reason", reason), zap.Error(err))
+}
+
+func (in *intake) wasCrowdedOut(s *stranger) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return s.crowdedOut
 }
 
 // enter counts s as pending until the returned function is called.

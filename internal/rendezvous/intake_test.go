@@ -1,0 +1,261 @@
+package rendezvous
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// certificates makes a CA and returns the two sides' configurations.
+func certificates(t *testing.T) (server, client *tls.Config) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := mtls.Generate(dir, mtls.GenerateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	rendezvous, err := mtls.Load(filepath.Join(dir, mtls.RendezvousDir), mtls.WithRole(mtls.ServerRole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker, err := mtls.Load(filepath.Join(dir, mtls.WorkerDir), mtls.WithRole(mtls.ClientRole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rendezvous.ServerConfig(), worker.ClientConfig()
+}
+
+// send is a stranger that writes p and waits for what comes of it.
+func send(p string) func(*testing.T, *system) {
+	return func(t *testing.T, s *system) {
+		conn := s.dial(t)
+		if _, err := io.WriteString(conn, p); err != nil {
+			t.Fatal(err)
+		}
+		drained(t, conn)
+	}
+}
+
+// handshake is a stranger that speaks TLS, with a configuration of its own.
+func handshake(config *tls.Config) func(*testing.T, *system) {
+	return func(t *testing.T, s *system) {
+		conn := tls.Client(s.dial(t), config)
+		// With TLS 1.3 a client is done before the server has looked at its
+		// certificate: what it hears of that comes with the first read.
+		if conn.Handshake() == nil {
+			drained(t, conn)
+		}
+	}
+}
+
+// first is an agent whose first frame is of the given kind.
+func first(client *tls.Config, kind link.Type, message any) func(*testing.T, *system) {
+	return func(t *testing.T, s *system) {
+		conn := s.link(t, client)
+		if err := conn.Send(kind, message); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if _, err := conn.Next(); err != nil {
+				return
+			}
+		}
+	}
+}
+
+// drained reads until the other side has closed the connection.
+func drained(t *testing.T, conn net.Conn) {
+	t.Helper()
+	var timeout net.Error
+	if _, err := io.Copy(io.Discard, conn); errors.As(err, &timeout) && timeout.Timeout() {
+		t.Fatal("the connection was not closed")
+	}
+}
+
+// Each stranger is refused, counted under its reason alone, and keeps nobody out.
+func TestStrangers(t *testing.T) {
+	server, client := certificates(t)
+	_, foreign := certificates(t)
+	foreign.InsecureSkipVerify = true // it would refuse us first
+	foreign.VerifyConnection = nil
+	hello := agentHello("a")
+	hello.Version++
+	for _, tc := range []struct {
+		name, reason string
+		behave       func(*testing.T, *system)
+	}{
+		{"garbage", refusedTLS, send("\x00\xff\x80 this is nothing at all \x16\x16\x16")},
+		{"HTTP", refusedTLS, send("GET / HTTP/1.1\r\nHost: rendezvous\r\n\r\n")},
+		{"plain hello", refusedTLS, send("\x01\x00\x00\x02{}")},
+		{"hangs up", refusedTLS, func(t *testing.T, s *system) { s.dial(t).Close() }},
+		{"no certificate", refusedTLS, handshake(&tls.Config{InsecureSkipVerify: true, ServerName: mtls.ServerName})},
+		{"old TLS", refusedTLS, handshake(&tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, ServerName: mtls.ServerName})},
+		{"foreign CA", refusedTLS, handshake(foreign)},
+		{"no hello", refusedProtocol, first(client, link.State, link.StateMessage{State: link.Warm})},
+		{"nameless", refusedProtocol, first(client, link.Hello, link.HelloMessage{Version: link.Version, Slots: 1})},
+		{"other version", refusedProtocol, first(client, link.Hello, hello)},
+		{"hangs up after TLS", refusedProtocol, func(t *testing.T, s *system) { s.link(t, client).Close() }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, server, nil)
+			tc.behave(t, s)
+			s.eventually(t, "the refusal to be counted", func() bool { return s.refusals(t) == 1 })
+			if n := s.refused(t, tc.reason); n != 1 {
+				t.Errorf("%g refused for %s, want 1", n, tc.reason)
+			}
+			s.join(t, client, "honest")
+			s.eventually(t, "nobody to be pending", func() bool { return s.pending() == 0 })
+			if n := s.refusals(t); n != 1 {
+				t.Errorf("%g refusals after an honest agent, want 1", n)
+			}
+		})
+	}
+}
+
+// Silence, and a hello of one byte at a time, are bounded as a whole.
+func TestSlowStrangers(t *testing.T) {
+	t.Parallel()
+	server, client := certificates(t)
+	s := start(t, server, nil)
+	mute := s.dial(t)
+	silent, dribbling := s.link(t, client), s.dial(t)
+	slow := tls.Client(dribbling, client)
+	if err := slow.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		// A hello that is announced to have 16,000 bytes.
+		for p := []byte{byte(link.Hello), 0, 0x3e, 0x80}; ; p = []byte{' '} {
+			if _, err := slow.Write(p); err != nil {
+				return
+			}
+			<-tick.C
+		}
+	}()
+	s.eventually(t, "three to be pending", func() bool { return s.pending() == 3 })
+	s.join(t, client, "honest")
+	drained(t, mute)
+	if _, err := silent.Next(); err == nil {
+		t.Error("the silent one was answered")
+	}
+	receive(t, closed, "the slow one to be closed")
+	s.eventually(t, "three refusals", func() bool { return s.refusals(t) == 3 })
+	if mutes, others := s.refused(t, refusedTLS), s.refused(t, refusedProtocol); mutes != 1 || others != 2 {
+		t.Errorf("%g refused for TLS, %g for the protocol; want 1 and 2", mutes, others)
+	}
+	if s.count(pool.Starting) != 1 {
+		t.Errorf("the honest agent is gone: %+v", s.pool.Workers())
+	}
+}
+
+// However many are silent, they are bounded, and an agent gets in at once.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, nil)
+	for range maxPending {
+		s.dial(t)
+	}
+	s.eventually(t, "a crowd", func() bool { return s.pending() == maxPending })
+	s.join(t, nil, "honest")
+	// It pushed one out, and made room again when it had introduced itself.
+	s.eventually(t, "one refusal", func() bool { return s.refused(t, refusedCrowded) == 1 })
+	s.eventually(t, "its leave", func() bool { return s.pending() == maxPending-1 })
+	const more = 20
+	for range more {
+		s.dial(t)
+	}
+	s.eventually(t, "more refusals", func() bool { return s.refused(t, refusedCrowded) == more })
+	if n := s.refusals(t); n != more || s.pending() != maxPending {
+		t.Errorf("%g refusals, %d pending; want %d and %d", n, s.pending(), more, maxPending)
+	}
+	s.join(t, nil, "another")
+	if n := s.count(pool.Starting); n != 2 {
+		t.Errorf("%d agents, want 2: one that is in is never pushed out", n)
+	}
+}
+
+// Strangers that leave just when they are pushed out are counted once, all the same.
+func TestCrowdLeaves(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, nil)
+	var crowd []net.Conn
+	for range maxPending {
+		crowd = append(crowd, s.dial(t))
+	}
+	s.eventually(t, "a crowd", func() bool { return s.pending() == maxPending })
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		for _, conn := range crowd {
+			conn.Close()
+		}
+	}()
+	for range maxPending {
+		s.dial(t)
+	}
+	receive(t, left, "the crowd to leave")
+	s.eventually(t, "the old crowd to be counted", func() bool { return s.refusals(t) >= maxPending })
+	s.eventually(t, "the new crowd", func() bool { return float64(s.pending()) == 2*maxPending-s.refusals(t) })
+}
+
+// A pool that is full tells the agent why.
+func TestFullPool(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, func(c *pool.Config) { c.MaxWorkers = 1 })
+	s.join(t, nil, "a")
+	conn := s.link(t, nil)
+	if err := conn.Send(link.Hello, agentHello("b")); err != nil {
+		t.Fatal(err)
+	}
+	frame, err := conn.Next()
+	if err != nil || frame.Type != link.Reject {
+		t.Fatalf("got %v, %v; want reject", frame.Type, err)
+	}
+	s.eventually(t, "the refusal to be counted", func() bool { return s.refused(t, refusedProtocol) == 1 })
+}
+
+// brokenListener fails once, as one does that is out of file descriptors.
+type brokenListener struct {
+	net.Listener
+	failures []error
+}
+
+func (l *brokenListener) Accept() (net.Conn, error) {
+	if len(l.failures) > 0 {
+		err := l.failures[0]
+		l.failures = l.failures[1:]
+		return nil, err
+	}
+	return l.Listener.Accept()
+}
+
+func TestAcceptFails(t *testing.T) {
+	t.Parallel()
+	s := startOn(t, nil, nil, func(l net.Listener) net.Listener {
+		return &brokenListener{l, []error{syscall.EMFILE, syscall.ECONNABORTED}}
+	})
+	conn := s.join(t, nil, "a")
+	conn.StartHeartbeat()
+	s.listener.Close()
+	// Without a listener the rendezvous has to end, and with it the connections:
+	// an agent's own heartbeats would keep them for good.
+	if _, err := conn.Next(); err == nil {
+		t.Error("the agent's connection goes on")
+	}
+	if err := receive(t, s.ended, "the end"); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a listener that is closed: %v", err)
+	}
+}

@@ -1,0 +1,153 @@
+package rendezvous
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds every wait; nothing is expected to come near it.
+const patience = 30 * time.Second
+
+// system is an intake that runs, and its pool.
+type system struct {
+	*intake
+	listener net.Listener
+	ended    chan error // run's result
+}
+
+func start(t *testing.T, config *tls.Config, change func(*pool.Config)) *system {
+	t.Helper()
+	return startOn(t, config, change, func(l net.Listener) net.Listener { return l })
+}
+
+// startOn runs an intake on what wrap makes of a loopback listener.
+func startOn(t *testing.T, config *tls.Config, change func(*pool.Config), wrap func(net.Listener) net.Listener) *system {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	workers := pool.Config{
+		Log: zap.NewNop(), Metrics: pool.NewMetrics(registry), MaxWorkers: 100, ReserveLimit: patience,
+	}
+	if change != nil {
+		change(&workers)
+	}
+	s := &system{listener: listener, ended: make(chan error, 1)}
+	s.intake = newIntake(zap.NewNop(), pool.New(workers), config, link.Timing{}, registry)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.ended <- s.run(ctx, wrap(listener))
+	}()
+	t.Cleanup(func() { stop(); listener.Close(); <-done })
+	return s
+}
+
+// dial is a connection that has said nothing yet.
+func (s *system) dial(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// link is an agent's connection that has not said hello.
+func (s *system) link(t *testing.T, client *tls.Config) *link.Conn {
+	t.Helper()
+	conn, err := link.Dial(context.Background(), s.listener.Addr().String(), client, link.Timing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func agentHello(name string) link.HelloMessage {
+	return link.HelloMessage{Version: link.Version, Agent: name, Instance: "of-" + name, Slots: 1}
+}
+
+// join is an honest agent, which has to be welcomed.
+func (s *system) join(t *testing.T, client *tls.Config, name string) *link.Conn {
+	t.Helper()
+	conn := s.link(t, client)
+	if err := conn.Send(link.Hello, agentHello(name)); err != nil {
+		t.Fatal(err)
+	}
+	frame, err := conn.Next()
+	if err != nil || frame.Type != link.Welcome {
+		t.Fatalf("the agent %s got %v, %v; want welcome", name, frame.Type, err)
+	}
+	return conn
+}
+
+func (s *system) count(state pool.State) int {
+	states, _ := s.pool.Counts()
+	return states[state]
+}
+
+// pending is how many connections have not introduced themselves.
+func (s *system) pending() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.intake.pending.Len()
+}
+
+// refused is the metric's value for one reason, refusals that for all.
+func (s *system) refused(t *testing.T, reason string) float64 {
+	t.Helper()
+	return testutil.ToFloat64(s.intake.refused[reason])
+}
+
+func (s *system) refusals(t *testing.T) (sum float64) {
+	t.Helper()
+	for reason := range s.intake.refused {
+		sum += s.refused(t, reason)
+	}
+	return sum
+}
+
+func receive[T any](t *testing.T, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+	}
+	return v
+}
+
+// eventually waits for what shows only when asked for.
+func (s *system) eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	limit := time.After(patience)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatalf("waited in vain for %s: %d pending, %+v", what, s.pending(), s.pool.Workers())
+		}
+	}
+}
