@@ -36,6 +36,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // some tests run them as another user
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	bin = dir
 	args := []string{"build", "-o", dir}
 	if raceEnabled {

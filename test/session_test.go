@@ -1,12 +1,15 @@
 package test
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
 
 // The code of the 2021 post, as users type it, and the same values as sequential.
@@ -117,18 +120,79 @@ x <- value(future(Sys.sleep(3600)))
 	r.awaitWarm(4)
 }
 
-// More nodes than workers: an R error that says what is missing, and the workers
-// are free again.
+// Two sessions plan at the same moment, each for all workers there are: one has
+// them first, then the other, and neither sees an error.
+func TestTwoPlansAtOnce(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 4)
+	r.awaitWarm(4)
+	start := filepath.Join(t.TempDir(), "start")
+	code := fmt.Sprintf(`
+library(future)
+cat("waiting\n")
+while (!file.exists(%q)) Sys.sleep(0.001)
+for (i in 1:5) {
+  plan(cluster, workers = 4, manual = TRUE, quiet = TRUE)
+  f <- lapply(1:4, function(k) future(Sys.getpid()))
+  stopifnot(length(unique(unlist(value(f)))) == 4)
+  plan(sequential)
+}
+cat("had all each time\n")
+`, start)
+	a, b := r.startR(code), r.startR(code)
+	a.awaitText("waiting")
+	b.awaitText("waiting")
+	if err := os.WriteFile(start, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.awaitText("had all each time")
+	b.awaitText("had all each time")
+	r.awaitWarm(4)
+	if got := r.metric("rendezvous_unmet_demand_total"); got != "0" {
+		t.Errorf("%s nodes got an R error", got)
+	}
+}
+
+// A session is killed while it sends to a worker that computes: the worker is ended
+// and replaced, long before its call is done.
+func TestKilledWhileSending(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 1)
+	r.awaitWarm(1)
+	s := r.startR(`
+cl <- parallelly::makeClusterPSOCK(1, manual = TRUE, quiet = TRUE)
+parallel:::sendCall(cl[[1]], Sys.sleep, list(3600))
+cat("sending\n")
+parallel:::sendCall(cl[[1]], length, list(raw(1e8)))
+cat("sent\n")
+`)
+	s.awaitText("sending")
+	r.await("a session that is blocked", func(s api.State) bool {
+		return len(s.Clusters) == 1 && s.Clusters[0].Nodes[0].Activity.UpBytes > 1<<20
+	})
+	bound := pids(r.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }), pool.Bound)
+	s.signal(syscall.SIGKILL)
+	s.wait()
+	awaitEnd(t, bound["pod-a"])
+	r.awaitWarm(1)
+	if strings.Contains(s.text(), "sent\n") {
+		t.Error("R was not blocked: the test shows nothing")
+	}
+}
+
+// More nodes than workers: an R error that says what is missing and why, and the
+// workers are free again.
 func TestTooManyNodes(t *testing.T) {
 	r := startRendezvous(t, "--demand-timeout", "2s")
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
-	out := r.R(`
+	code := `
 library(future)
 e <- tryCatch(plan(cluster, workers = 5, manual = TRUE, quiet = TRUE), error = identity)
 stopifnot(inherits(e, "error"))
 cat(conditionMessage(e), "\n")
-`)
+`
+	out := r.R(code)
 	for _, want := range []string{"3 of 3 workers are ready", "waited 2", "ask for at most 3"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the R error lacks %q:\n%s", want, out)
@@ -138,6 +202,16 @@ cat(conditionMessage(e), "\n")
 	if got := r.metric("rendezvous_unmet_demand_total"); got != "2" {
 		t.Errorf("rendezvous_unmet_demand_total is %s, want 2 (nodes 4 and 5)", got)
 	}
+	// The rest are missing for a reason.
+	r.startAgent("pod-b", 2, "--rscript", "/nowhere/Rscript")
+	r.await("failed workers", func(s api.State) bool { return count(s, pool.Failed) == 2 })
+	out = r.R(code)
+	for _, want := range []string{"3 of 5 workers are ready", "pod-b/0 is failed", "pod-b/1 is failed", "/nowhere/Rscript"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the R error lacks %q:\n%s", want, out)
+		}
+	}
+	r.awaitWarm(3)
 }
 
 // A cluster that starts its own workers keeps them, whatever the pool holds.

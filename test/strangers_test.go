@@ -245,3 +245,34 @@ cat(if (socketSelect(list(s), FALSE, 0)) "somebody\n" else "nobody\n")`, port))
 	}()
 	return other
 }
+
+// Without TLS, which is for loopback, another user of the machine can pose neither
+// as an agent nor as the rendezvous.
+func TestOtherUsersWithoutTLS(t *testing.T) {
+	rendezvous := filepath.Join(bin, "rendezvous")
+	agent := filepath.Join(bin, "worker-agent")
+	plain := []string{"--agents-address", "127.0.0.1:0", "--api-address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"}
+	ours := &runtime{t: t, process: launch(t, nil, rendezvous, append(plain, "--log-level", "debug")...)}
+	ours.agents, ours.admin = ours.field("rendezvous is up", "agents"), ours.field("rendezvous is up", "admin")
+	theirs := launchAsNobody(t, rendezvous, plain...)
+
+	posing := launchAsNobody(t, agent, "--rendezvous", ours.agents, "--admin-address", "127.0.0.1:0", "--no-limits", "--dir", "/")
+	posing.field("no connection to the rendezvous, trying on", "error")
+	ours.awaitMetric(`rendezvous_refused_connections_total{reason="user"}`, 1)
+	if why := ours.field("connection refused", "error"); !strings.Contains(why, "user 65534") || !strings.Contains(why, "--tls-dir") {
+		t.Errorf("the rendezvous says %q", why)
+	}
+
+	victim := launch(t, nil, agent, "--rendezvous", theirs.field("rendezvous is up", "agents"), "--admin-address", "127.0.0.1:0", "--no-limits")
+	if why := victim.field("no connection to the rendezvous, trying on", "error"); !strings.Contains(why, "belongs to user 65534") || !strings.Contains(why, "--tls-dir") {
+		t.Errorf("the agent says %q", why)
+	}
+}
+
+func launchAsNobody(t *testing.T, name string, args ...string) *process {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	return launchCommand(t, cmd)
+}

@@ -36,8 +36,9 @@ type Config struct {
 	// OOMKills is psock.Spec's.
 	OOMKills func() (int64, error)
 	// PeerUID is the owner of the process at the other end of a loopback
-	// connection, as sockdiag.Prober tells; nil trusts every local process.
-	PeerUID func(net.Conn) (uint32, error)
+	// connection, given its addresses, as sockdiag.Prober tells; nil trusts every
+	// local process.
+	PeerUID func(local, remote net.Addr) (uint32, error)
 	// Install, if not nil, is run before the first worker starts.
 	Install func(ctx context.Context) error
 
@@ -128,7 +129,7 @@ func (a *Agent) install(ctx context.Context) error {
 	if a.config.Install == nil {
 		return nil
 	}
-	a.announce(link.StateMessage{State: link.Installing})
+	a.announce(ctx, link.StateMessage{State: link.Installing})
 	pause := newBackoff(time.Second, time.Minute)
 	for {
 		err := a.config.Install(ctx)
@@ -140,16 +141,16 @@ func (a *Agent) install(ctx context.Context) error {
 		}
 		wait := pause.NextBackOff()
 		a.config.Log.Error("installing R packages failed", zap.Error(err), zap.Duration("retryIn", wait))
-		a.announce(link.StateMessage{State: link.Failed, Reason: err.Error()})
+		a.announce(ctx, link.StateMessage{State: link.Failed, Reason: err.Error()})
 		if !sleep(ctx, wait, nil) {
 			return ctx.Err()
 		}
 	}
 }
 
-func (a *Agent) announce(message link.StateMessage) {
+func (a *Agent) announce(ctx context.Context, message link.StateMessage) {
 	for _, s := range a.slots {
-		s.announce(message)
+		s.announce(ctx, message)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/agent"
+	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
 
@@ -36,7 +37,7 @@ func TestUntouched(t *testing.T) {
 	s.await(pool.Warm, 1)
 	before := s.pid()
 	for range 3 {
-		w, err := s.Acquire(context.Background())
+		w, err := s.Acquire(context.Background(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +115,7 @@ func TestDrain(t *testing.T) {
 	busy := s.bind()
 	busy.send("one")
 	busy.expect("one")
-	untouched, err := s.Acquire(context.Background())
+	untouched, err := s.Acquire(context.Background(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,5 +180,35 @@ func TestRendezvousLost(t *testing.T) {
 	}
 	if !found {
 		t.Errorf("the idle worker %d was replaced: %+v", pids[pool.Warm], s.Workers())
+	}
+}
+
+// A rendezvous that is lost while R does not read what its session has sent: the
+// worker is ended, and a fresh one parked with the next.
+func TestRendezvousLostWhileRDoesNotRead(t *testing.T) {
+	s := start(t, "deaf", func(c *agent.Config) { c.StopGrace = 10 * time.Millisecond })
+	s.await(pool.Warm, 1)
+	before := s.pid()
+	session := s.bind()
+	var sends atomic.Int64
+	refused := make(chan struct{})
+	go func() {
+		defer close(refused)
+		for session.SendData(make([]byte, link.HeaderSize+link.MaxData)) == nil {
+			sends.Add(1)
+		}
+	}()
+	// Everything in between is full when no more is taken; the agent's reader waits.
+	look := time.NewTicker(300 * time.Millisecond)
+	defer look.Stop()
+	for last := int64(-1); last != sends.Load(); <-look.C {
+		last = sends.Load()
+	}
+	s.shutDown()
+	<-refused
+	s.shutDown = s.serve(s.agents.Addr().String())
+	s.await(pool.Warm, 1)
+	if after := s.pid(); after == before {
+		t.Errorf("the worker %d computes on", before)
 	}
 }

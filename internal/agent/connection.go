@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
+	"net"
+	"os"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
@@ -22,7 +24,7 @@ const (
 func (s *slot) keepConnected(ctx context.Context) {
 	pause := newBackoff(firstRedial, lastRedial)
 	lastError := ""
-	for attempt := 0; ; attempt++ {
+	for attempt := s.index; ; attempt++ { // slots spread over the addresses
 		address, changed := s.agent.rendezvous(attempt)
 		if address == "" {
 			if !sleep(ctx, time.Hour, changed) {
@@ -66,15 +68,47 @@ func (s *slot) connection(ctx context.Context, address string) error {
 	if err := s.introduce(conn); err != nil {
 		return err
 	}
+	// Not before it has answered: a connection that waits to be accepted has no owner.
+	if err := s.agent.trusted(conn); err != nil {
+		return err
+	}
 	conn.StartHeartbeat()
-	s.mu.Lock()
-	s.conn = conn
-	s.sendLocked(link.State, s.state)
-	s.mu.Unlock()
+	s.connected(ctx, conn)
 	s.log.Info("connected to the rendezvous", zap.String("address", address))
 	err = s.read(conn)
 	s.disconnected()
 	return err
+}
+
+// trusted refuses, on loopback without TLS, a rendezvous that another user runs:
+// what it sends is run as R code.
+func (a *Agent) trusted(conn *link.Conn) error {
+	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if a.config.TLS != nil || a.config.PeerUID == nil || ok && !remote.IP.IsLoopback() {
+		return nil
+	}
+	uid, err := a.config.PeerUID(conn.LocalAddr(), conn.RemoteAddr())
+	if err != nil {
+		return err
+	}
+	if uid != 0 && int(uid) != os.Geteuid() {
+		return fmt.Errorf("the rendezvous at %s belongs to user %d, this agent to user %d: use 'rendezvous certs' and --tls-dir", remote, uid, os.Geteuid())
+	}
+	return nil
+}
+
+// connected makes conn the slot's connection and tells the rendezvous the state.
+func (s *slot) connected(ctx context.Context, conn *link.Conn) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	s.mu.Lock()
+	s.conn = conn
+	state := s.state
+	if state.State == link.Warm && (s.worker == nil || s.worker.isFinished()) {
+		state = link.StateMessage{State: link.Starting} // it is being ended
+	}
+	s.mu.Unlock()
+	tell(ctx, conn, link.State, state)
 }
 
 func (s *slot) introduce(conn *link.Conn) error {
@@ -116,7 +150,7 @@ func (s *slot) read(conn *link.Conn) error {
 		switch frame.Type {
 		case link.Data:
 			if w := s.held(); w != nil {
-				w.deliver(frame.Payload)
+				w.deliver(conn, frame.Payload)
 			}
 		case link.EOF:
 			if w := s.held(); w != nil {
@@ -148,12 +182,15 @@ func (s *slot) held() *worker {
 // rendezvous learns from the state that follows or has gone out already.
 func (s *slot) reserve(conn *link.Conn, number uint32) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	w := s.worker
-	if w == nil || s.draining || w.isFinished() {
+	granted := w != nil && !s.draining && !w.isFinished()
+	if granted {
+		w.reserved, w.reservation = true, number
+	}
+	s.mu.Unlock()
+	if !granted {
 		return
 	}
-	w.reserved, w.reservation = true, number
 	if err := conn.SendNumber(link.Reserved, number); err != nil {
 		conn.Close()
 	}

@@ -55,6 +55,9 @@ func poseAsR(how string, args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 4
 	}
+	if how == "deaf" {
+		select {} // computes, and does not read
+	}
 	p := make([]byte, 4096)
 	for {
 		n, err := conn.Read(p)
@@ -194,7 +197,7 @@ func (s *system) bind() *session {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w, err := s.Acquire(ctx)
+	w, err := s.Acquire(ctx, 0)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -11,17 +11,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// stableRun is how long a worker must have been warm for its end not to count as
-// a failure to start.
+// stableRun is how long after its start a worker's end does not count as a failure
+// to start any more.
 const stableRun = 10 * time.Second
 
 // slot is one place for a worker. Two goroutines own its two halves: keepRunning
 // the worker, keepConnected the connection to the rendezvous. They meet in the
-// fields that mu guards.
+// fields that mu guards; it is never held during network I/O.
 type slot struct {
 	agent *Agent
 	index int
 	log   *zap.Logger
+
+	// telling is held while the slot's state changes and the rendezvous is told, so
+	// that it hears the last state last. Taken before mu.
+	telling sync.Mutex
 
 	mu       sync.Mutex
 	state    link.StateMessage
@@ -56,9 +60,10 @@ func (s *slot) ready() error {
 }
 
 // announce sets the state that the rendezvous is told, now and after a reconnect.
-func (s *slot) announce(message link.StateMessage) {
+func (s *slot) announce(ctx context.Context, message link.StateMessage) {
+	s.telling.Lock()
+	defer s.telling.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	switch message.State {
 	case link.Warm:
 		s.proven = true
@@ -66,17 +71,22 @@ func (s *slot) announce(message link.StateMessage) {
 		s.proven = false
 	}
 	s.state = message
-	s.sendLocked(link.State, message)
+	conn := s.conn
+	s.mu.Unlock()
+	tell(ctx, conn, link.State, message)
 }
 
-// sendLocked sends if there is a connection. One that fails is noticed by the
-// goroutine that reads it.
-func (s *slot) sendLocked(t link.Type, message any) {
-	if s.conn == nil {
+// tell sends, if there is a connection. Behind what a session does not read it
+// blocks; when ctx ends that is enough, and the connection is closed. One that
+// fails is noticed by the goroutine that reads it.
+func tell(ctx context.Context, conn *link.Conn, t link.Type, message any) {
+	if conn == nil {
 		return
 	}
-	if err := s.conn.Send(t, message); err != nil {
-		s.conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := conn.Send(t, message); err != nil {
+		conn.Close()
 	}
 }
 
@@ -84,34 +94,40 @@ func (s *slot) sendLocked(t link.Type, message any) {
 // ends; then a bound worker may go on until its session ends or hard does.
 func (s *slot) keepRunning(ctx, hard context.Context) {
 	pause := newBackoff(500*time.Millisecond, 30*time.Second)
-	for ctx.Err() == nil {
-		s.announce(link.StateMessage{State: link.Starting})
+	for failed := false; ctx.Err() == nil; {
+		if !failed {
+			// Another attempt is no news: until it succeeds, what there is to say is
+			// why the last one failed.
+			s.announce(hard, link.StateMessage{State: link.Starting})
+		}
 		w, err := s.start(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				break
 			}
+			failed = true
 			wait := pause.NextBackOff()
 			s.agent.config.Metrics.startFailures.Inc()
 			s.log.Error("worker cannot start", zap.Error(err), zap.Duration("retryIn", wait))
-			s.announce(link.StateMessage{State: link.Failed, Reason: err.Error()})
+			s.announce(hard, link.StateMessage{State: link.Failed, Reason: err.Error()})
 			sleep(ctx, wait, nil)
 			continue
 		}
+		failed = false
 		s.setWorker(w)
 		s.log.Info("worker ready", zap.Int("pid", w.process.PID()), zap.Duration("took", time.Since(w.started)))
-		s.announce(link.StateMessage{State: link.Warm, PID: w.process.PID()})
+		s.announce(hard, link.StateMessage{State: link.Warm, PID: w.process.PID()})
 		s.await(ctx, hard, w)
 		exit := w.end(hard)
 		s.setWorker(nil)
-		s.report(w, exit)
+		s.report(hard, w, exit)
 		if w.wasUsed() || time.Since(w.started) > stableRun {
 			pause.Reset()
 		} else if !sleep(ctx, pause.NextBackOff(), nil) {
 			break
 		}
 	}
-	s.announce(link.StateMessage{State: link.Draining})
+	s.announce(hard, link.StateMessage{State: link.Draining})
 }
 
 // await returns when w has to end or has ended. Once ctx has ended, an idle worker
@@ -125,16 +141,9 @@ func (s *slot) await(ctx, hard context.Context, w *worker) {
 	}
 	s.mu.Lock()
 	s.draining = true
-	conn := s.conn
-	reserved := conn != nil && w.reserved
+	reserved := s.conn != nil && w.reserved
 	s.mu.Unlock()
-	if conn != nil {
-		// A session that does not read its result keeps the announcement waiting
-		// behind that; the budget is for this too.
-		stop := context.AfterFunc(hard, func() { conn.Close() })
-		s.announce(link.StateMessage{State: link.Draining})
-		stop()
-	}
+	s.announce(hard, link.StateMessage{State: link.Draining})
 	if !reserved {
 		return
 	}
@@ -152,7 +161,7 @@ func (s *slot) setWorker(w *worker) {
 }
 
 // report logs how w ended and tells the rendezvous.
-func (s *slot) report(w *worker, exit link.ExitMessage) {
+func (s *slot) report(ctx context.Context, w *worker, exit link.ExitMessage) {
 	if exit.Expected {
 		s.log.Info("worker ended", zap.String("cause", exit.Cause), zap.Duration("lived", time.Since(w.started)))
 	} else {
@@ -160,6 +169,7 @@ func (s *slot) report(w *worker, exit link.ExitMessage) {
 	}
 	s.agent.config.Metrics.ended(exit.Expected)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.sendLocked(link.Exit, exit)
+	conn := s.conn
+	s.mu.Unlock()
+	tell(ctx, conn, link.Exit, exit)
 }

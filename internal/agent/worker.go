@@ -71,7 +71,7 @@ func (s *slot) start(ctx context.Context) (*worker, error) {
 }
 
 // accept waits for R's connection.
-func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *psock.Process) (*socket.Conn, error) {
+func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *psock.Process) (conn *socket.Conn, err error) {
 	type result struct {
 		conn *socket.Conn
 		err  error
@@ -83,8 +83,20 @@ func (s *slot) accept(ctx context.Context, listener *net.TCPListener, process *p
 	}()
 	limit := time.NewTimer(s.agent.config.StartLimit)
 	defer limit.Stop()
+	defer func() {
+		if err != nil {
+			// It may have been accepted in this very moment.
+			listener.Close()
+			if r := <-accepted; r.conn != nil {
+				r.conn.Close()
+			}
+		}
+	}()
 	select {
 	case r := <-accepted:
+		if r.err != nil {
+			accepted <- r // for the above
+		}
 		return r.conn, r.err
 	case <-process.Done():
 		return nil, fmt.Errorf("the worker ended before it was ready: %s", process.Exit())
@@ -116,7 +128,7 @@ func (a *Agent) own(conn *net.TCPConn) error {
 	if a.config.PeerUID == nil {
 		return nil
 	}
-	uid, err := a.config.PeerUID(conn)
+	uid, err := a.config.PeerUID(conn.LocalAddr(), conn.RemoteAddr())
 	if err != nil {
 		return err
 	}
@@ -126,10 +138,17 @@ func (a *Agent) own(conn *net.TCPConn) error {
 	return nil
 }
 
-// deliver writes the session's bytes to R, blocking while R does not read.
-func (w *worker) deliver(p []byte) {
+// deliver writes the session's bytes, which came over from, to R, blocking while R
+// does not read. That may take hours, since R reads between calls; when from is
+// lost meanwhile, nobody wants them any more.
+func (w *worker) deliver(from *link.Conn, p []byte) {
 	w.used.Store(true)
-	if _, err := w.conn.Write(p); err != nil {
+	err := w.conn.WriteWhile(p, from.Check)
+	if err != nil {
+		if from.Check() != nil {
+			from.Close() // the next read fails, and disconnected sees to the worker
+			return
+		}
 		// R has gone; relay and the process tell the story.
 		w.conn.CloseRead()
 	}

@@ -7,6 +7,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -17,14 +18,17 @@ import (
 )
 
 // Polling for demand. Nothing announces a new listener without privileges, so the
-// broker asks. A look costs about 30 us under netlink.
+// broker asks. A look costs about 30 us under netlink, milliseconds under procfs.
 const (
 	// idlePoll bounds how long the first node of a cluster waits: half of it on
-	// average, while 50 looks a second cost 0.2 % of a core.
+	// average, while ten looks a second cost 0.5 % of a core (docs/decisions.md).
 	idlePoll = 100 * time.Millisecond
 	// busyPoll is the pace while a cluster forms: R opens the next node's
 	// listener within 2 ms of the last one's connection.
 	busyPoll = 500 * time.Microsecond
+	// restShare bounds the polling's share of a core, however dear a look is: it is
+	// followed by a rest of as many times its duration.
+	restShare = 4
 	// busyFor is how long the pace stays up after the last sign of a cluster.
 	busyFor = 250 * time.Millisecond
 	// hintFor is the same after a session asked for the number of workers, which
@@ -47,6 +51,9 @@ type Config struct {
 	Relay     *relay.Metrics
 	Pool      *pool.Pool
 	Listeners Listeners
+	// PeerUID is the owner of the process at the other end of a loopback connection,
+	// given its addresses, as sockdiag.Prober tells; nil trusts every process.
+	PeerUID func(local, remote net.Addr) (uint32, error)
 	// UIDs are the users whose sessions are served.
 	UIDs []uint32
 	// DemandTimeout is how long a node waits for a worker before its session gets
@@ -63,6 +70,7 @@ type Broker struct {
 	mu       sync.Mutex
 	clusters map[uint16]*cluster // by port
 	nextID   int
+	blind    error // why sessions are not seen at present
 }
 
 // New makes a Broker.
@@ -95,7 +103,6 @@ func (b *Broker) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var busyUntil time.Time
-	failing := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -105,24 +112,44 @@ func (b *Broker) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		var err error
+		began := time.Now()
 		found, err = b.config.Listeners.Listeners(found[:0])
-		if err != nil && !failing {
-			b.config.Log.Error("cannot list listening sockets, R sessions are not seen", zap.Error(err))
-		}
-		failing = err != nil
+		now := time.Now()
+		b.looked(err)
 		if err == nil && b.reconcile(known, found, func(d *demand) {
 			nodes.Go(func() { b.serve(ctx, d) })
 		}) {
-			if until := time.Now().Add(busyFor); until.After(busyUntil) {
+			if until := now.Add(busyFor); until.After(busyUntil) {
 				busyUntil = until
 			}
 		}
-		if time.Now().Before(busyUntil) {
-			timer.Reset(busyPoll)
-		} else {
-			timer.Reset(idlePoll)
+		pause := idlePoll
+		if now.Before(busyUntil) {
+			pause = busyPoll
 		}
+		timer.Reset(max(pause, restShare*now.Sub(began)))
 	}
+}
+
+// looked notes whether the last look at the listening sockets failed.
+func (b *Broker) looked(err error) {
+	b.mu.Lock()
+	before := b.blind
+	b.blind = err
+	b.mu.Unlock()
+	if err != nil && before == nil {
+		b.config.Log.Error("cannot list listening sockets, R sessions are not seen", zap.Error(err))
+	}
+}
+
+// Ready says why sessions are not served at present, nil when they are.
+func (b *Broker) Ready() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.blind != nil {
+		return fmt.Errorf("R sessions are not seen: %w", b.blind)
+	}
+	return nil
 }
 
 // reconcile brings known up to date with found and starts a node for each new

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
@@ -193,6 +194,102 @@ func TestListenersFail(t *testing.T) {
 	if n := said(); n != 1 {
 		t.Errorf("complained %d times, want once", n)
 	}
+	if err := s.Ready(); err == nil || !strings.Contains(err.Error(), "no netlink today") {
+		t.Errorf("ready although no session is seen: %v", err)
+	}
 	s.table.fail(nil)
 	echo(t, s.listen(0, uid).connect(), exec)
+	if err := s.Ready(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two sessions set up their nodes by turns, on fewer workers than they need
+// together. The older gets all it needs, the younger when the older has gone.
+func TestTwoSessionsAtOnce(t *testing.T) {
+	s := start(t, patience)
+	for _, name := range []string{"a", "b", "c"} {
+		s.agent(name)
+	}
+	listener := s.listen(0, uid)
+	older := []net.Conn{listener.connect()}
+	next := s.listen(0, uid)
+	younger := []net.Conn{next.connect()}
+	older = append(older, s.listen(listener.port, uid).connect())
+	s.eventually("no worker to be left", func() bool { return s.count(pool.Reserved) == 3 })
+	next = s.listen(next.port, uid)
+	s.eventually("a node that waits", func() bool { _, n := s.pool.Counts(); return n == 1 })
+	older = append(older, s.listen(listener.port, uid).connect())
+	s.eventually("two nodes that wait", func() bool { _, n := s.pool.Counts(); return n == 2 })
+	for _, conn := range older {
+		echo(t, conn, exec)
+	}
+	for _, conn := range older {
+		conn.Close()
+	}
+	younger = append(younger, next.connect())
+	for _, conn := range younger {
+		echo(t, conn, exec)
+	}
+}
+
+// The younger session is done with its nodes in the moment in which one of its
+// workers is recalled: it comes first then, and both end.
+func TestRecalledTooLate(t *testing.T) {
+	s := start(t, patience)
+	s.agent("a")
+	s.agent("b")
+	first := s.listen(0, uid)
+	older := []net.Conn{first.connect()}
+	younger := s.listen(0, uid).connect()
+	s.eventually("both workers to be held", func() bool { return s.count(pool.Reserved) == 2 })
+	again := s.listen(first.port, uid) // recalls the younger one's
+	older = append(older, again.connect())
+	s.eventually("the younger one's node to wait", func() bool { _, n := s.pool.Counts(); return n == 1 })
+	echo(t, younger, exec) // recalls an older one's
+	s.eventually("an older one's node to wait", func() bool { _, n := s.pool.Counts(); return n == 1 })
+	younger.Close()
+	for _, conn := range older {
+		echo(t, conn, exec)
+	}
+}
+
+// A listener that is no R session is told from one although there is no worker,
+// and a cluster that starts its own workers is not answered.
+func TestForeignListenersWithoutAWorker(t *testing.T) {
+	s := start(t, 50*time.Millisecond)
+	for reason, behave := range map[string]func(*net.TCPConn){
+		"not_r":       func(*net.TCPConn) {},
+		"own_workers": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, exec) },
+	} {
+		listener := s.listen(0, uid)
+		conn := listener.accept()
+		behave(conn)
+		if n, err := io.Copy(io.Discard, conn); n != 0 {
+			t.Errorf("%s: answered with %d bytes (%v)", reason, n, err)
+		}
+		s.eventually(reason, func() bool { return s.metric("rendezvous_foreign_listeners_total", reason) == 1 })
+		listener.unlist()
+	}
+	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 0 {
+		t.Errorf("unmet demand is %g, want none", n)
+	}
+}
+
+// The port changes hands between the look and the connection: the other user gets
+// nothing.
+func TestPortThatChangesHands(t *testing.T) {
+	s := startWith(t, func(c *broker.Config) {
+		c.PeerUID = func(local, remote net.Addr) (uint32, error) { return uid + 1, nil }
+	})
+	s.agent("a")
+	conn := s.listen(0, uid).connect()
+	if _, err := io.WriteString(conn, exec); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, conn); n != 0 {
+		t.Errorf("answered with %d bytes (%v)", n, err)
+	}
+	s.eventually("the refusal", func() bool { return s.metric("rendezvous_foreign_listeners_total", "other_user") == 1 })
+	s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
 }

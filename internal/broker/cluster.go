@@ -12,15 +12,15 @@ import (
 // cluster is the nodes of one makeClusterPSOCK() call, told by the port that they
 // share. Guarded by Broker.mu.
 type cluster struct {
-	id      int
-	port    uint16
-	uid     uint32
-	since   time.Time
-	nodes   map[*node]bool
-	most    int  // nodes it had at once
-	started bool // a call has been sent
-	calls   int64
-	busy    time.Duration
+	id    int
+	port  uint16
+	uid   uint32
+	since time.Time
+	nodes map[*node]bool
+	most  int           // nodes it had at once
+	ready chan struct{} // closed when a call has been sent: all nodes are connected
+	calls int64
+	busy  time.Duration
 	// refusal is the answer that a node got in the place of a worker; the nodes
 	// that follow get it at once.
 	refusal   string
@@ -43,6 +43,27 @@ func (c *cluster) workers() int {
 	return n
 }
 
+// rank is the cluster's in the line for workers. Older clusters come first: of two
+// that form at the same time, one gets all it asks for. A cluster that is ready
+// comes before all that form, for a node that has lost its worker, since the others
+// are in use and its session waits for this one; promoted is closed when it becomes
+// so, nil when it is.
+func (c *cluster) rank() (rank int, promoted <-chan struct{}) {
+	if c.isReady() {
+		return 0, nil
+	}
+	return c.id, c.ready
+}
+
+func (c *cluster) isReady() bool {
+	select {
+	case <-c.ready:
+		return true
+	default:
+		return false
+	}
+}
+
 // name is how logs and tables call the cluster.
 func (c *cluster) name() string { return fmt.Sprintf("cluster %d (port %d)", c.id, c.port) }
 
@@ -55,7 +76,7 @@ func (b *Broker) join(n *node) *cluster {
 		b.nextID++
 		c = &cluster{
 			id: b.nextID, port: n.demand.Port, uid: n.demand.UID,
-			since: n.demand.seen, nodes: make(map[*node]bool),
+			since: n.demand.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
 		}
 		b.clusters[c.port] = c
 	}
@@ -79,7 +100,7 @@ func (b *Broker) leave(n *node) {
 		return
 	}
 	delete(b.clusters, c.port)
-	if c.started {
+	if c.isReady() {
 		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),
 			zap.Int("nodes", c.most), zap.Int64("calls", c.calls), zap.Duration("busy", c.busy),
 			zap.Duration("lasted", time.Since(c.since)))
@@ -91,10 +112,10 @@ func (b *Broker) leave(n *node) {
 func (b *Broker) start(c *cluster) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if c.started {
+	if c.isReady() {
 		return
 	}
-	c.started = true
+	close(c.ready)
 	b.config.Metrics.clusters.Inc()
 	b.config.Log.Info("cluster ready", zap.Int("cluster", c.id), zap.Uint16("port", c.port), zap.Uint32("uid", c.uid),
 		zap.Int("nodes", len(c.nodes)), zap.Duration("took", time.Since(c.since)))

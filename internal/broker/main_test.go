@@ -81,6 +81,11 @@ type system struct {
 
 func start(t *testing.T, demandTimeout time.Duration) *system {
 	t.Helper()
+	return startWith(t, func(c *broker.Config) { c.DemandTimeout = demandTimeout })
+}
+
+func startWith(t *testing.T, change func(*broker.Config)) *system {
+	t.Helper()
 	core, log := observer.New(zapcore.DebugLevel)
 	agents, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -90,10 +95,12 @@ func start(t *testing.T, demandTimeout time.Duration) *system {
 	s.pool = pool.New(pool.Config{
 		Log: zap.NewNop(), Metrics: pool.NewMetrics(s.registry), MaxWorkers: 100, ReserveLimit: patience,
 	})
-	s.Broker = broker.New(broker.Config{
+	config := broker.Config{
 		Log: zap.New(core), Metrics: broker.NewMetrics(s.registry), Relay: relay.NewMetrics(s.registry),
-		Pool: s.pool, Listeners: s.table, UIDs: []uint32{uid}, DemandTimeout: demandTimeout,
-	})
+		Pool: s.pool, Listeners: s.table, UIDs: []uint32{uid}, DemandTimeout: patience,
+	}
+	change(&config)
+	s.Broker = broker.New(config)
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = s.Run(ctx) })

@@ -20,6 +20,7 @@ const (
 	ownWorkers = "own_workers" // its cluster starts its own workers
 	notR       = "not_r"       // it goes on listening, as no R session does
 	hungUp     = "hung_up"     // it closed our connection
+	otherUser  = "other_user"  // the port changed hands while we connected
 )
 
 // NewMetrics registers the broker's metrics with register.
@@ -50,7 +51,7 @@ func NewMetrics(register prometheus.Registerer) *Metrics {
 		Name: "rendezvous_foreign_listeners_total",
 		Help: "Listening sockets in the PSOCK port range that wanted no worker.",
 	}, []string{"reason"})
-	for _, reason := range []string{ownWorkers, notR, hungUp} {
+	for _, reason := range []string{ownWorkers, notR, hungUp, otherUser} {
 		m.foreign[reason] = foreign.WithLabelValues(reason)
 	}
 	return m

@@ -64,11 +64,10 @@ func (b *Broker) serve(ctx context.Context, d *demand) {
 		err = n.acquire(ctx)
 	}
 	var foreign errForeign
-	switch {
-	case errors.Is(err, errUnmet):
-		b.config.Metrics.unmet.Inc()
-		n.refuse(ctx, log, opening)
-	case errors.As(err, &foreign):
+	if errors.Is(err, errUnmet) {
+		err = n.refuse(ctx, log, opening)
+	}
+	if errors.As(err, &foreign) {
 		b.config.Metrics.foreign[string(foreign)].Inc()
 		log.Info("listener wants no worker", zap.String("reason", string(foreign)), zap.Uint32("uid", d.UID))
 	}
@@ -101,9 +100,19 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 			if f.err != nil {
 				return nil, errGone
 			}
+			if err := n.ownedAsSeen(); err != nil {
+				return nil, err
+			}
 			opening = f.frame
 		case <-n.worker.Over():
 			// It died before the session sent anything: nobody need notice.
+			n.drop()
+			if err := n.acquire(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		case <-n.worker.Recalled():
+			// An older cluster waits for it. The session does not notice, either.
 			n.drop()
 			if err := n.acquire(ctx); err != nil {
 				return nil, err
@@ -119,31 +128,65 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 // acquire reserves a worker, within the demand timeout and while the session
 // waits for it.
 func (n *node) acquire(ctx context.Context) error {
-	limit := n.broker.config.DemandTimeout
-	waiting, cancel := context.WithTimeoutCause(ctx, limit, errUnmet)
+	waiting, cancel := context.WithTimeoutCause(ctx, n.broker.config.DemandTimeout, errUnmet)
 	defer cancel()
-	if n.client == nil {
-		stop := make(chan struct{})
-		defer close(stop)
-		go func() {
-			select {
-			case <-n.demand.gone:
-				cancel()
-			case <-stop:
-			}
-		}()
-	}
-	w, err := n.broker.config.Pool.Acquire(waiting)
-	if err != nil {
-		if errors.Is(context.Cause(waiting), errUnmet) {
+	for {
+		w, err := n.acquireRanked(waiting)
+		switch {
+		case err == nil:
+			n.broker.mu.Lock()
+			n.worker = w
+			n.broker.mu.Unlock()
+			return nil
+		case errors.Is(err, errPromoted):
+		case errors.Is(context.Cause(waiting), errUnmet):
 			return errUnmet
+		default:
+			return errGone
 		}
-		return errGone
 	}
-	n.broker.mu.Lock()
-	n.worker = w
-	n.broker.mu.Unlock()
-	return nil
+}
+
+// errPromoted: the node waited at its cluster's rank, which has changed.
+var errPromoted = errors.New("the cluster is ready")
+
+// acquireRanked waits at the rank that the node's cluster has now.
+func (n *node) acquireRanked(ctx context.Context) (*pool.Worker, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	rank, promoted := n.cluster.rank()
+	// Before the node is connected, its listener tells whether the session is
+	// there; after that, the connection does.
+	gone, first := n.demand.gone, n.first
+	if n.client == nil {
+		first = nil
+	} else {
+		gone = nil
+	}
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-gone:
+			cancel(errGone)
+		case f := <-first:
+			n.first <- f // for open
+			if f.err != nil {
+				cancel(errGone)
+			} else if promoted != nil {
+				n.broker.start(n.cluster)
+				cancel(errPromoted)
+			}
+		case <-promoted:
+			cancel(errPromoted)
+		case <-stop:
+		}
+	}()
+	w, err := n.broker.config.Pool.Acquire(ctx, rank)
+	if err != nil && context.Cause(ctx) != nil {
+		err = context.Cause(ctx)
+	}
+	return w, err
 }
 
 // drop gives the worker back, if there is one and nobody has bound it.
@@ -211,6 +254,23 @@ func (n *node) recognise(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// ownedAsSeen makes sure that who has connected is who was seen to listen: the port
+// could have changed hands between the two. The session has accepted the connection
+// by now; before that nobody owns it.
+func (n *node) ownedAsSeen() error {
+	if n.broker.config.PeerUID == nil {
+		return nil
+	}
+	uid, err := n.broker.config.PeerUID(n.client.LocalAddr(), n.client.RemoteAddr())
+	if err != nil {
+		return errGone
+	}
+	if uid != n.demand.UID {
+		return errForeign(otherUser)
+	}
+	return nil
 }
 
 // observer tells the pool, too, how long its worker was busy.

@@ -13,7 +13,10 @@ import (
 // says why there is no worker, until the session closes the connection.
 // makeClusterPSOCK() calls each node once when it has them all, and makes the
 // answer its own error.
-func (n *node) refuse(ctx context.Context, log *zap.Logger, opening []byte) {
+//
+// It fails with an errForeign when the listener wants no worker: nobody has looked
+// before, if there was none to connect it with.
+func (n *node) refuse(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
 	message := b.refusal(n.cluster)
 	if message == "" {
@@ -21,24 +24,31 @@ func (n *node) refuse(ctx context.Context, log *zap.Logger, opening []byte) {
 	}
 	b.mu.Lock()
 	n.refused = true
-	n.cluster.refusal, n.cluster.refusedAt = message, time.Now()
 	b.mu.Unlock()
 	if n.client == nil {
 		if err := n.connect(ctx); err != nil {
-			return
+			return err
+		}
+		if err := n.recognise(ctx); err != nil {
+			return err
 		}
 	}
+	b.config.Metrics.unmet.Inc()
+	b.mu.Lock()
+	n.cluster.refusal, n.cluster.refusedAt = message, time.Now()
+	b.mu.Unlock()
 	log.Warn("no worker for a node, its session gets an R error", zap.String("error", message))
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })
 	defer stop()
 	if opening == nil {
 		f := <-n.first
 		if f.err != nil {
-			return
+			return errGone
 		}
 		opening = f.frame
 	}
 	n.answer(opening[relay.Headroom:], message)
+	return nil
 }
 
 // answer reads calls, the first of which begin with p, and answers each with

@@ -23,7 +23,7 @@ import (
 const (
 	HeartbeatInterval = 5 * time.Second
 	SilenceLimit      = 13 * time.Second
-	// HandshakeLimit bounds a connection until its Hello and Welcome are through.
+	// HandshakeLimit bounds the way to TLS, and then again that to Welcome.
 	HandshakeLimit = 5 * time.Second
 )
 
@@ -145,6 +145,22 @@ func (c *Conn) beat() {
 
 // RemoteAddr is the other side's address.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
+
+// LocalAddr is this side's address.
+func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
+// Check says why the connection is no more, nil while it seems to be there. It is
+// for whoever reads, while something keeps it from reading on: Next would notice.
+// Heartbeats go out meanwhile, and a live peer's kernel acknowledges them.
+func (c *Conn) Check() error {
+	switch limit := c.timing.Silence - c.timing.Heartbeat; {
+	case c.socket.HungUp():
+		return fmt.Errorf("%s has closed the connection", c.conn.RemoteAddr())
+	case c.socket.Unanswered() > limit:
+		return fmt.Errorf("nothing acknowledged by %s for %s", c.conn.RemoteAddr(), limit)
+	}
+	return nil
+}
 
 // Close closes the connection; a read or write that is under way returns an error.
 func (c *Conn) Close() error {

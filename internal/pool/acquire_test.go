@@ -107,11 +107,11 @@ func TestCancelledBefore(t *testing.T) {
 	r := start(t, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if w, err := r.Acquire(ctx); w != nil || !errors.Is(err, context.Canceled) {
+	if w, err := r.Acquire(ctx, 0); w != nil || !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, %v", w, err)
 	}
 	r.park(t, "agent")
-	if w, err := r.Acquire(ctx); w != nil || !errors.Is(err, context.Canceled) {
+	if w, err := r.Acquire(ctx, 0); w != nil || !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, %v", w, err)
 	}
 	r.expectCounts(t, map[pool.State]int{pool.Warm: 1})
@@ -229,4 +229,64 @@ func TestWorkerDiesWhileReserved(t *testing.T) {
 	if err := next.Bind(newSink(), "cluster"); err != nil {
 		t.Error(err)
 	}
+}
+
+// Lower ranks come first, whoever came first, and a worker that is held untouched
+// for a higher one is recalled.
+func TestRanks(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a, b := r.park(t, "a"), r.park(t, "b")
+	hold := func(rank int, from *agent) *pool.Worker {
+		t.Helper()
+		c := r.acquireRanked(rank)
+		from.grant()
+		return mustGet(t, c)
+	}
+	older, younger := hold(1, a), hold(2, b)
+	r.queueRanked(t, 2)
+	third := r.queueRanked(t, 1)
+	want(t, younger.Recalled(), "the younger one's worker to be recalled")
+	select {
+	case <-older.Recalled():
+		t.Fatal("the older one's worker was recalled, too")
+	default:
+	}
+	younger.Release()
+	b.expect(link.Release)
+	b.grant()
+	if w := mustGet(t, third); w.Name() != "b/0" {
+		t.Errorf("got %s", w.Name())
+	}
+	// What is bound stays.
+	if err := older.Bind(newSink(), "cluster"); err != nil {
+		t.Fatal(err)
+	}
+	r.queueRanked(t, 0)
+	select {
+	case <-older.Recalled():
+		t.Error("a bound worker was recalled")
+	default:
+	}
+}
+
+// A recalled worker that ends instead of coming back: the next one is recalled.
+func TestRecalledWorkerEnds(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	agents := []*agent{r.park(t, "a"), r.park(t, "b")}
+	var held []*pool.Worker
+	for _, a := range agents {
+		c := r.acquireRanked(2)
+		a.grant()
+		held = append(held, mustGet(t, c))
+	}
+	first := r.queueRanked(t, 1)
+	want(t, held[1].Recalled(), "the last one to be recalled")
+	agents[1].send(link.Exit, link.ExitMessage{Cause: "killed"})
+	want(t, held[0].Recalled(), "the other one to be recalled")
+	held[0].Release()
+	agents[0].expect(link.Release)
+	agents[0].grant()
+	mustGet(t, first)
 }

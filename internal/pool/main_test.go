@@ -26,6 +26,7 @@ type rendezvous struct {
 	*pool.Pool
 	listener net.Listener
 	registry *prometheus.Registry
+	ctx      context.Context // of the test
 	stop     context.CancelFunc
 	served   chan error // what Serve returned, for each connection
 }
@@ -46,6 +47,7 @@ func start(t *testing.T, change func(*pool.Config)) *rendezvous {
 	r.Pool = pool.New(config)
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
+	r.ctx = ctx
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -169,20 +171,36 @@ type result struct {
 }
 
 // acquire calls Acquire in the background.
-func (r *rendezvous) acquire(ctx context.Context) <-chan result {
+func (r *rendezvous) acquire(ctx context.Context) <-chan result { return r.acquireAt(ctx, 0) }
+
+func (r *rendezvous) acquireRanked(rank int) <-chan result {
+	return r.acquireAt(r.ctx, rank)
+}
+
+func (r *rendezvous) acquireAt(ctx context.Context, rank int) <-chan result {
 	c := make(chan result, 1)
 	go func() {
-		w, err := r.Acquire(ctx)
+		w, err := r.Acquire(ctx, rank)
 		c <- result{w, err}
 	}()
 	return c
 }
 
-// queue is an acquire that is known to wait behind all others.
+// queue is an acquire that is known to wait.
 func (r *rendezvous) queue(ctx context.Context, t *testing.T) <-chan result {
 	t.Helper()
+	return r.waits(t, func() <-chan result { return r.acquire(ctx) })
+}
+
+func (r *rendezvous) queueRanked(t *testing.T, rank int) <-chan result {
+	t.Helper()
+	return r.waits(t, func() <-chan result { return r.acquireRanked(rank) })
+}
+
+func (r *rendezvous) waits(t *testing.T, acquire func() <-chan result) <-chan result {
+	t.Helper()
 	_, before := r.Counts()
-	c := r.acquire(ctx)
+	c := acquire()
 	eventually(t, "Acquire to wait", func() bool { _, n := r.Counts(); return n == before+1 })
 	return c
 }

@@ -1,11 +1,13 @@
 // Package pool holds the workers that agents park at the rendezvous: it speaks the
 // rendezvous' side of the protocol of internal/link, knows what every slot is
-// doing and why, and hands warm workers out, first come, first served.
+// doing and why, and hands warm workers out: to the lowest rank first, and within
+// a rank first come, first served.
 package pool
 
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -42,6 +44,10 @@ type Config struct {
 	// ReserveLimit is how long an agent may take to confirm a reservation. Its
 	// worker may be dead after that, and its connection is closed.
 	ReserveLimit time.Duration
+	// EndLimit is how long an agent may take to end the worker of a session that
+	// is over; its connection is closed then. Zero means 15 s: R may be in the
+	// middle of a call, and is told twice.
+	EndLimit time.Duration
 }
 
 // Pool is the set of all slots. Its lock guards every slot's mutable fields; it
@@ -52,9 +58,11 @@ type Pool struct {
 	mu      sync.Mutex
 	slots   map[key]*slot
 	warm    []*slot   // free, longest waiting first
-	waiting []*waiter // for a warm worker, first come first
+	waiting []*waiter // for a warm worker, in their order
 	counts  map[State]int
 	next    uint32 // reservation numbers
+	arrived uint64 // numbers the calls of Acquire
+	highest int    // rank that has called it
 }
 
 type key struct {
@@ -62,22 +70,44 @@ type key struct {
 	slot     int
 }
 
+// place is where a caller of Acquire stands in line.
+type place struct {
+	rank    int
+	arrived uint64
+}
+
+func (a place) before(b place) bool {
+	return a.rank < b.rank || a.rank == b.rank && a.arrived < b.arrived
+}
+
 type waiter struct {
+	place
 	given chan *Worker // buffered: a worker is given at most once
 }
 
 // New makes an empty pool.
 func New(config Config) *Pool {
+	if config.EndLimit == 0 {
+		config.EndLimit = 15 * time.Second
+	}
 	p := &Pool{config: config, slots: make(map[key]*slot), counts: make(map[State]int)}
 	config.Metrics.attach(p)
 	return p
 }
 
 // Acquire takes a warm worker out of the pool, waiting for one until ctx ends, and
-// reserves it: its agent has just confirmed that it is there and untouched.
-func (p *Pool) Acquire(ctx context.Context) (*Worker, error) {
+// reserves it: its agent has just confirmed that it is there and untouched. Lower
+// ranks come first. For a caller that waits, a worker which one of a higher rank
+// has not bound yet is recalled (see Worker.Recalled): of two sessions that take
+// workers at the same time, one gets all it needs, where each would else hold half.
+func (p *Pool) Acquire(ctx context.Context, rank int) (*Worker, error) {
+	p.mu.Lock()
+	p.arrived++
+	p.highest = max(p.highest, rank)
+	at := place{rank, p.arrived}
+	p.mu.Unlock()
 	for {
-		w, err := p.take(ctx)
+		w, err := p.take(ctx, at)
 		if err != nil {
 			return nil, err
 		}
@@ -90,16 +120,23 @@ func (p *Pool) Acquire(ctx context.Context) (*Worker, error) {
 	}
 }
 
-func (p *Pool) take(ctx context.Context) (*Worker, error) {
+func (p *Pool) take(ctx context.Context, at place) (*Worker, error) {
 	p.mu.Lock()
 	if len(p.warm) > 0 {
-		w := p.hold(p.warm[0])
+		w := p.hold(p.warm[0], at)
 		p.warm = p.warm[1:]
 		p.mu.Unlock()
 		return w, nil
 	}
-	wait := &waiter{given: make(chan *Worker, 1)}
-	p.waiting = append(p.waiting, wait)
+	wait := &waiter{place: at, given: make(chan *Worker, 1)}
+	behind, _ := slices.BinarySearchFunc(p.waiting, at, func(w *waiter, at place) int {
+		if w.before(at) {
+			return -1
+		}
+		return 1
+	})
+	p.waiting = slices.Insert(p.waiting, behind, wait)
+	p.recall()
 	p.mu.Unlock()
 
 	select {
@@ -126,9 +163,12 @@ func (p *Pool) take(ctx context.Context) (*Worker, error) {
 // hold gives s to a new holder. It happens with the choice of s, under one lock: a
 // worker that ends and is replaced before its holder has said a word is then not
 // given to a second one. Called with the lock held.
-func (p *Pool) hold(s *slot) *Worker {
+func (p *Pool) hold(s *slot, at place) *Worker {
 	p.next++
-	s.holder = &Worker{slot: s, number: p.next, confirmed: make(chan struct{}), over: make(chan struct{})}
+	s.holder = &Worker{
+		slot: s, place: at, number: p.next, confirmed: make(chan struct{}),
+		recalled: make(chan struct{}), over: make(chan struct{}),
+	}
 	p.setState(s, Reserved, "")
 	return s.holder
 }
@@ -141,11 +181,44 @@ func (p *Pool) offer(s *slot) {
 	if len(p.waiting) > 0 {
 		first := p.waiting[0]
 		p.waiting = p.waiting[1:]
-		first.given <- p.hold(s)
+		first.given <- p.hold(s, first.place)
 		return
 	}
 	p.setState(s, Warm, "")
 	p.warm = append(p.warm, s)
+}
+
+// recall asks holders of untouched workers to give them back to callers that wait
+// and come before them, the last in line first. Called with the lock held, when a
+// caller begins to wait and when a recalled worker ends without coming back.
+func (p *Pool) recall() {
+	if len(p.waiting) == 0 || p.waiting[0].rank >= p.highest {
+		return // as a rule: whoever waits came last
+	}
+	var untouched []*Worker
+	coming := 0
+	for _, s := range p.slots {
+		if s.state != Reserved || s.holder == nil {
+			continue
+		}
+		if s.holder.isRecalled() {
+			coming++
+		} else {
+			untouched = append(untouched, s.holder)
+		}
+	}
+	slices.SortFunc(untouched, func(a, b *Worker) int {
+		if b.before(a.place) {
+			return -1
+		}
+		return 1
+	})
+	for i, wait := range p.waiting[min(coming, len(p.waiting)):] {
+		if i == len(untouched) || untouched[i].rank <= wait.rank {
+			return
+		}
+		close(untouched[i].recalled)
+	}
 }
 
 // withdraw takes s off the free list. Called with the lock held.

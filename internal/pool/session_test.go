@@ -1,7 +1,9 @@
 package pool_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
@@ -155,4 +157,42 @@ func (s *blockingSink) Data(p []byte) {
 	close(s.entered)
 	<-s.free
 	s.sink.Data(p)
+}
+
+// An agent that does not end the worker of a session which is over loses its
+// connection.
+func TestWorkerThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	r := start(t, func(c *pool.Config) { c.EndLimit = 50 * time.Millisecond })
+	a := r.park(t, "agent")
+	w, sink := r.bind(t, a)
+	w.End()
+	a.expect(link.EOF)
+	a.ends()
+	if got := want(t, sink.events, "the end"); !strings.HasPrefix(got, "ended: the connection to worker agent/0 was lost") {
+		t.Errorf("the sink was told %q", got)
+	}
+}
+
+// Abort does not wait for what is on its way to the worker.
+func TestAbort(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a := r.park(t, "agent")
+	w, _ := r.bind(t, a)
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			if err := w.SendData(make([]byte, link.HeaderSize+link.MaxData)); err != nil {
+				failed <- err
+				return
+			}
+		}
+	}()
+	w.Abort()
+	if err := want(t, failed, "SendData to return"); err == nil {
+		t.Error("no error")
+	}
+	want(t, w.Over(), "the worker to be over")
+	w.Abort()
 }

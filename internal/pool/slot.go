@@ -64,17 +64,17 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 
-	s, err := p.welcome(conn)
+	s, err := p.welcome(conn, introduced)
 	if err != nil {
 		return err
 	}
-	introduced()
 	s.log.Info("slot joined", zap.String("address", conn.RemoteAddr().String()))
 	err = s.read()
 	p.mu.Lock()
 	state := s.state
 	sink := s.finishUse()
 	p.remove(s)
+	p.recall()
 	p.mu.Unlock()
 	if sink != nil {
 		sink.Ended(fmt.Sprintf("the connection to worker %s was lost: %v", s.name(), err))
@@ -87,8 +87,8 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	return nil
 }
 
-// welcome reads the Hello and answers it.
-func (p *Pool) welcome(conn *link.Conn) (*slot, error) {
+// welcome reads the Hello and answers it. Whoever is answered has been introduced.
+func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 	// A stranger that sends one byte at a time is bounded as a whole.
 	limit := time.AfterFunc(link.HandshakeLimit, func() { conn.Close() })
 	defer limit.Stop()
@@ -113,6 +113,7 @@ func (p *Pool) welcome(conn *link.Conn) (*slot, error) {
 		_ = conn.Send(link.Reject, link.RejectMessage{Reason: err.Error()})
 		return nil, err
 	}
+	introduced()
 	if err := conn.Send(link.Welcome, link.WelcomeMessage{Version: link.Version, Build: p.config.Build}); err != nil {
 		p.mu.Lock()
 		p.remove(s)
@@ -201,6 +202,7 @@ func (s *slot) onState(message link.StateMessage) {
 	} else {
 		p.setState(s, State(message.State), message.Reason)
 	}
+	p.recall()
 	p.mu.Unlock()
 	if sink != nil {
 		sink.Ended("the worker was replaced")
@@ -231,6 +233,7 @@ func (s *slot) onExit(message link.ExitMessage) {
 		s.lastExit = message.Cause
 		p.config.Metrics.deaths.Inc()
 	}
+	p.recall()
 	p.mu.Unlock()
 	s.conn.Shrink()
 	if !message.Expected {

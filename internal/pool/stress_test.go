@@ -157,7 +157,7 @@ func (l *ledger) session(r *rendezvous) error {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
 		defer cancel()
 	}
-	w, err := r.Acquire(ctx)
+	w, err := r.Acquire(ctx, 0)
 	if err != nil {
 		if ctx.Err() == nil || w != nil {
 			return fmt.Errorf("Acquire: %v, %w", w, err)

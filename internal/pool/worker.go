@@ -27,9 +27,11 @@ type Sink interface {
 
 // Worker is one R process, handed out by Acquire to one holder, for one session.
 type Worker struct {
-	slot      *slot
+	slot *slot
+	place
 	number    uint32        // of the reservation
 	confirmed chan struct{} // closed by the agent's answer
+	recalled  chan struct{} // closed when somebody comes before this holder
 	over      chan struct{} // closed when the worker has ended or was given back
 
 	// Guarded by Pool.mu.
@@ -49,6 +51,19 @@ func (w *Worker) Name() string { return w.slot.name() }
 
 // Over is closed when the worker has ended or its connection is lost.
 func (w *Worker) Over() <-chan struct{} { return w.over }
+
+// Recalled is closed when a caller of a lower rank waits for this worker. The
+// holder should give it back with Release, unless it binds it at once.
+func (w *Worker) Recalled() <-chan struct{} { return w.recalled }
+
+func (w *Worker) isRecalled() bool {
+	select {
+	case <-w.recalled:
+		return true
+	default:
+		return false
+	}
+}
 
 // reserve asks the agent for its worker and waits for the answer.
 func (p *Pool) reserve(ctx context.Context, w *Worker) error {
@@ -146,7 +161,9 @@ func (w *Worker) Busy(d time.Duration) {
 	w.slot.busy += d
 }
 
-// End tells the agent that the session has finished sending: its R ends now.
+// End tells the agent that the session has finished sending: its R ends now. An
+// agent that does not get to it, since its R does not read what was sent before,
+// loses its connection, and has to end R for that reason.
 func (w *Worker) End() {
 	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
@@ -155,7 +172,22 @@ func (w *Worker) End() {
 		p.setState(s, Ending, "")
 	}
 	p.mu.Unlock()
-	if bound {
-		_ = w.send(s.conn.SendEOF) // a failure has closed the connection
+	if !bound {
+		return
+	}
+	// The timer keeps no more than w, and does nothing once that is over.
+	time.AfterFunc(p.config.EndLimit, w.Abort)
+	_ = w.send(s.conn.SendEOF) // a failure has closed the connection
+}
+
+// Abort ends the worker by closing its connection, whatever is on its way to it.
+// It does nothing when the worker is over.
+func (w *Worker) Abort() {
+	w.slot.pool.mu.Lock()
+	held := w.slot.holder == w
+	w.slot.pool.mu.Unlock()
+	if held {
+		w.slot.log.Warn("its session is over and the worker does not take that in, closing its connection")
+		w.slot.conn.Close()
 	}
 }

@@ -3,6 +3,7 @@ package relay_test
 import (
 	"bytes"
 	"testing"
+	"time"
 )
 
 // The ways in which a session's end comes: Run returns when both sides are done,
@@ -94,4 +95,43 @@ func TestDrainOpaque(t *testing.T) {
 		t.Fatal("the worker was told to end, perhaps in the middle of a call")
 	default:
 	}
+}
+
+// A session that is killed while its worker does not read: the worker is ended all
+// the same. One that is there is waited for.
+func TestKilledWhileTheWorkerDoesNotRead(t *testing.T) {
+	s := start(t, &worker{deaf: true}, nil)
+	s.write(t, call("EXEC", make([]byte, 100)))
+	limit := time.NewTimer(2500 * time.Millisecond) // two looks
+	defer limit.Stop()
+	select {
+	case <-s.worker.aborted:
+		t.Fatal("aborted although the session is there")
+	case <-limit.C:
+	}
+	s.r.Close()
+	receive(t, s.worker.aborted, "the worker to be aborted")
+	receive(t, s.worker.ended, "the end")
+}
+
+// Two calls under way, as after an interrupt: busy until both are answered.
+func TestTwoCallsAtOnce(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	one := call("EXEC", make([]byte, 100))
+	s.write(t, one)
+	s.write(t, one)
+	s.worker.await(t, 2*len(one))
+	s.Drain()
+	final := answer(t)
+	s.Data(final)
+	s.read(t, len(final))
+	if a := s.Activity(); !a.Busy || a.Calls != 1 {
+		t.Errorf("after one of two answers: %+v", a)
+	}
+	s.Data(final)
+	s.read(t, len(final))
+	if a := s.Activity(); a.Busy || a.Calls != 2 {
+		t.Errorf("after both answers: %+v", a)
+	}
+	s.readEnd(t)
 }

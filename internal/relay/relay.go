@@ -5,6 +5,7 @@ package relay
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/socket"
@@ -18,6 +19,9 @@ type Worker interface {
 	SendData(frame []byte) error
 	// End says that the session has finished sending; the worker ends.
 	End()
+	// Abort ends the worker although what was sent to it is still on its way, and
+	// makes a SendData that blocks return.
+	Abort()
 }
 
 // Headroom is the room before the payload that a Worker's SendData may use.
@@ -29,6 +33,8 @@ const (
 	// bulkBuffer is what one read takes of a large object. Beyond it nothing was
 	// gained; a reader that is slow keeps at most this much of a session's data.
 	bulkBuffer = 256 << 10
+	// hangUpPace is how often a session is looked at whose worker does not read.
+	hangUpPace = time.Second
 )
 
 // Session is one node of an R session, bound to a worker. Run reads from the
@@ -43,8 +49,13 @@ type Session struct {
 	up   psock.Scanner // session to worker; only Run
 	down psock.Scanner // worker to session; only Data
 
+	sending atomic.Bool // a SendData is under way
+	blocked *time.Timer // fires when it takes long
+
 	mu       sync.Mutex
 	activity Activity
+	calls    int  // sent in full and not answered; more than one after an interrupt
+	partial  bool // one more is being sent
 	draining bool
 	ended    bool
 	cause    string
@@ -53,21 +64,24 @@ type Session struct {
 
 // Activity is what a session is doing and has done.
 type Activity struct {
-	Busy      bool          // a call is under way
-	Since     time.Time     // when the call began, or the last one ended
-	Calls     int64         // finished calls
-	BusyTime  time.Duration // time in finished calls
-	UpBytes   int64         // session to worker
-	DownBytes int64         // worker to session
-	Opaque    bool          // the stream is not followed; Busy and Calls are not known
+	Busy      bool          `json:"busy"`             // a call is under way
+	Since     time.Time     `json:"since,omitzero"`   // when the call began, or the last one ended
+	Calls     int64         `json:"calls"`            // finished calls
+	BusyTime  time.Duration `json:"busyNanoseconds"`  // time in finished calls
+	UpBytes   int64         `json:"bytesToWorker"`    // session to worker
+	DownBytes int64         `json:"bytesToSession"`   // worker to session
+	Opaque    bool          `json:"opaque,omitempty"` // the stream is not followed; Busy and Calls are not known
 }
 
 // New makes the session of client, whose connection it owns from here on.
 func New(client *socket.Conn, worker Worker, observer Observer) *Session {
-	return &Session{
+	s := &Session{
 		client: client, worker: worker, observer: observer,
 		activity: Activity{Since: time.Now()}, over: make(chan struct{}),
 	}
+	s.blocked = time.AfterFunc(hangUpPace, s.lookForHangUp)
+	s.blocked.Stop()
+	return s
 }
 
 // Run relays what the session sends until the session or the worker is done, and
@@ -90,7 +104,7 @@ func (s *Session) relayUp(frame []byte) {
 	for {
 		if len(frame) > Headroom {
 			s.scanUp(frame[Headroom:])
-			if err := s.worker.SendData(frame); err != nil {
+			if err := s.send(frame); err != nil {
 				return
 			}
 			if len(frame) == len(buffer) && len(buffer) < bulkBuffer {
@@ -104,6 +118,30 @@ func (s *Session) relayUp(frame []byte) {
 		}
 		frame = buffer[:Headroom+n]
 	}
+}
+
+// send passes frame on to the worker.
+func (s *Session) send(frame []byte) error {
+	s.sending.Store(true)
+	s.blocked.Reset(hangUpPace)
+	err := s.worker.SendData(frame)
+	s.sending.Store(false)
+	s.blocked.Stop()
+	return err
+}
+
+// lookForHangUp looks after a session whose worker does not read, which may take
+// hours: R reads its connection between calls. A session that was killed meanwhile
+// must not keep its worker for as long.
+func (s *Session) lookForHangUp() {
+	if !s.sending.Load() {
+		return
+	}
+	if s.client.HungUp() {
+		s.worker.Abort()
+		return
+	}
+	s.blocked.Reset(hangUpPace)
 }
 
 // scanUp follows the calls that the session makes.
@@ -120,8 +158,15 @@ func (s *Session) scanUp(p []byte) {
 	for len(p) > 0 {
 		n, done := s.up.Scan(p)
 		p = p[n:]
-		if done && s.up.Message().Kind == psock.KindDone {
-			s.activity.Busy = false
+		s.partial = !done
+		if !done {
+			continue
+		}
+		switch s.up.Message().Kind {
+		case psock.KindExec:
+			s.calls++
+		case psock.KindDone:
+			s.activity.Busy = s.calls > 0
 		}
 	}
 	s.noteOpaque(s.up.Opaque())
@@ -159,12 +204,13 @@ func (s *Session) scanDown(p []byte) (answered bool) {
 
 // callDone counts a finished call. Called with the lock held.
 func (s *Session) callDone(m psock.Message) {
-	if !s.activity.Busy {
+	if s.calls == 0 {
 		return
 	}
+	s.calls--
 	now := time.Now()
 	took := now.Sub(s.activity.Since)
-	s.activity.Busy, s.activity.Since = false, now
+	s.activity.Busy, s.activity.Since = s.calls > 0 || s.partial, now
 	s.activity.Calls++
 	s.activity.BusyTime += took
 	s.observer.Call(took, m.Success)

@@ -31,17 +31,24 @@ const patience = 20 * time.Second
 type worker struct {
 	fails   bool
 	forgets bool // keeps nothing of what it is sent
+	deaf    bool // takes nothing until it is aborted
 
 	mu    sync.Mutex
 	sent  int
 	got   bytes.Buffer
 	news  chan struct{}
 	ended chan struct{} // closed by End
+
+	aborted chan struct{} // closed by Abort
 }
 
 func (w *worker) SendData(frame []byte) error {
 	if w.fails {
 		return errors.New("the worker has gone")
+	}
+	if w.deaf {
+		<-w.aborted
+		return errors.New("aborted")
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -55,6 +62,8 @@ func (w *worker) SendData(frame []byte) error {
 }
 
 func (w *worker) End() { close(w.ended) }
+
+func (w *worker) Abort() { close(w.aborted) }
 
 // await returns what the worker was sent once it is n bytes.
 func (w *worker) await(t testing.TB, n int) []byte {
@@ -104,7 +113,7 @@ func start(t testing.TB, w *worker, opening []byte) *session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.news, w.ended = make(chan struct{}), make(chan struct{})
+	w.news, w.ended, w.aborted = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	s := &session{r: r, worker: w, registry: prometheus.NewRegistry(), cause: make(chan string, 1)}
 	s.Session = relay.New(client, w, relay.NewMetrics(s.registry).Observer(zap.NewNop()))
 	go func() { s.cause <- s.Run(opening) }()

@@ -5,7 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,15 +19,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// maxPending bounds the connections that have not introduced themselves yet. When
-// it is reached the oldest is closed: an agent's handshake takes milliseconds, so
-// what is old is not an agent.
-const maxPending = 512
+const (
+	// maxPending bounds the connections that have not introduced themselves yet.
+	maxPending = 512
+	// crowdPatience is how long one more waits then in the listener's backlog. An
+	// agent's handshake takes milliseconds, and when all agents dial at once, after
+	// a restart, 512 take a second of a busy core. What is older than this is no
+	// agent and is closed.
+	crowdPatience = link.HandshakeLimit / 2
+)
 
 // Reasons of a refused connection, the labels of the metric.
 const (
 	refusedTLS      = "tls"      // no TLS, no certificate, a foreign one
 	refusedProtocol = "protocol" // TLS was right, what followed was not
+	refusedUser     = "user"     // plain TCP, and its process is a stranger's
 	refusedCrowded  = "crowded"  // it was the oldest of too many silent ones
 )
 
@@ -35,8 +44,11 @@ type intake struct {
 	pool    *pool.Pool
 	tls     *tls.Config // nil: plain TCP
 	timing  link.Timing
+	peerUID func(local, remote net.Addr) (uint32, error)
+	uids    []uint32 // who may dial without TLS
 	refused map[string]prometheus.Counter
 
+	left    chan struct{} // has an element after a stranger has left
 	mu      sync.Mutex
 	pending *list.List // of *stranger, oldest first
 }
@@ -44,16 +56,21 @@ type intake struct {
 // stranger is a connection before its Hello.
 type stranger struct {
 	net.Conn
+	came       time.Time
 	crowdedOut bool // guarded by intake.mu
 }
 
-func newIntake(log *zap.Logger, p *pool.Pool, config *tls.Config, timing link.Timing, register prometheus.Registerer) *intake {
-	in := &intake{log: log, pool: p, tls: config, timing: timing, pending: list.New(), refused: make(map[string]prometheus.Counter)}
+func newIntake(config Config, p *pool.Pool, register prometheus.Registerer) *intake {
+	in := &intake{
+		log: config.Log, pool: p, tls: config.TLS, timing: config.Timing,
+		peerUID: config.Prober.PeerUID, uids: append([]uint32{0, uint32(os.Geteuid())}, config.UIDs...),
+		left: make(chan struct{}, 1), pending: list.New(), refused: make(map[string]prometheus.Counter),
+	}
 	refused := promauto.With(register).NewCounterVec(prometheus.CounterOpts{
 		Name: "rendezvous_refused_connections_total",
-		Help: "Connections to the agents' port that were refused: tls (no or a wrong certificate), protocol (no agent), crowded (silent while too many others were).",
+		Help: "Connections to the agents' port that were refused: tls (no or a wrong certificate), protocol (no agent), user (a process of a user who is not served), crowded (silent while too many others were).",
 	}, []string{"reason"})
-	for _, reason := range []string{refusedTLS, refusedProtocol, refusedCrowded} {
+	for _, reason := range []string{refusedTLS, refusedProtocol, refusedUser, refusedCrowded} {
 		in.refused[reason] = refused.WithLabelValues(reason)
 	}
 	return in
@@ -86,7 +103,13 @@ func (in *intake) run(ctx context.Context, listener net.Listener) error {
 			}
 			continue
 		}
-		connections.Go(func() { in.serve(ctx, conn) })
+		s := &stranger{Conn: conn, came: time.Now()}
+		leave, err := in.enter(ctx, s)
+		if err != nil {
+			conn.Close()
+			return err
+		}
+		connections.Go(func() { in.serve(ctx, s, leave) })
 	}
 }
 
@@ -94,16 +117,9 @@ func (in *intake) run(ctx context.Context, listener net.Listener) error {
 // before it was accepted.
 func temporary(err error) bool { return !errors.Is(err, net.ErrClosed) }
 
-func (in *intake) serve(ctx context.Context, conn net.Conn) {
-	s := &stranger{Conn: conn}
-	leave := in.enter(s)
+func (in *intake) serve(ctx context.Context, s *stranger, leave func()) {
 	defer leave()
-	linked, err := link.Accept(ctx, conn, in.tls, in.timing)
-	reason := refusedTLS
-	if err == nil {
-		reason = refusedProtocol
-		err = in.pool.Serve(ctx, linked, leave)
-	}
+	reason, err := in.admit(ctx, s, leave)
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -111,7 +127,40 @@ func (in *intake) serve(ctx context.Context, conn net.Conn) {
 		reason = refusedCrowded
 	}
 	in.refused[reason].Inc()
-	in.log.Debug("connection refused", zap.Stringer("address", conn.RemoteAddr()), zap.String("reason", reason), zap.Error(err))
+	in.log.Debug("connection refused", zap.Stringer("address", s.RemoteAddr()), zap.String("reason", reason), zap.Error(err))
+}
+
+// admit takes the stranger through what makes it an agent and serves it to its end.
+// It owns its connection. An error says why it was refused.
+func (in *intake) admit(ctx context.Context, s *stranger, leave func()) (reason string, err error) {
+	if err := in.checkUser(s); err != nil {
+		s.Close()
+		return refusedUser, err
+	}
+	linked, err := link.Accept(ctx, s.Conn, in.tls, in.timing)
+	if err != nil {
+		return refusedTLS, err
+	}
+	return refusedProtocol, in.pool.Serve(ctx, linked, leave)
+}
+
+// checkUser refuses, on loopback without TLS, processes of users that have no part
+// in this: what an agent is sent is the session's data, and what it answers the
+// session unserializes. Without TLS off loopback everybody is let in: that has a
+// flag, which says so.
+func (in *intake) checkUser(conn net.Conn) error {
+	remote, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if in.tls != nil || ok && !remote.IP.IsLoopback() {
+		return nil
+	}
+	uid, err := in.peerUID(conn.LocalAddr(), conn.RemoteAddr())
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(in.uids, uid) {
+		return fmt.Errorf("the process belongs to user %d; without TLS only the users %d may run agents: use 'rendezvous certs' and --tls-dir", uid, in.uids)
+	}
+	return nil
 }
 
 func (in *intake) wasCrowdedOut(s *stranger) bool {
@@ -120,19 +169,58 @@ func (in *intake) wasCrowdedOut(s *stranger) bool {
 	return s.crowdedOut
 }
 
-// enter counts s as pending until the returned function is called.
-func (in *intake) enter(s *stranger) (leave func()) {
+// enter counts s as pending until the returned function is called; when there are
+// too many it waits for room. It fails when ctx ends.
+func (in *intake) enter(ctx context.Context, s *stranger) (leave func(), err error) {
+	for {
+		wait := in.makeRoom()
+		if wait <= 0 {
+			return in.add(s), nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-in.left:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// makeRoom makes sure that there is room for one more, or says how long to wait for
+// the oldest to be old enough to be closed.
+func (in *intake) makeRoom() (wait time.Duration) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.pending.Len() >= maxPending {
-		oldest := in.pending.Remove(in.pending.Front()).(*stranger)
-		oldest.crowdedOut = true
-		oldest.Close()
+	if in.pending.Len() < maxPending {
+		return 0
 	}
+	front := in.pending.Front()
+	oldest := front.Value.(*stranger)
+	if wait := crowdPatience - time.Since(oldest.came); wait > 0 {
+		return wait
+	}
+	in.pending.Remove(front)
+	oldest.crowdedOut = true
+	oldest.Close()
+	return 0
+}
+
+func (in *intake) add(s *stranger) (leave func()) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	element := in.pending.PushBack(s)
 	return func() {
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		in.pending.Remove(element) // does nothing the second time
+		select {
+		case in.left <- struct{}{}:
+		default:
+		}
 	}
 }

@@ -1,11 +1,15 @@
 package rendezvous
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -13,6 +17,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 )
 
 // certificates makes a CA and returns the two sides' configurations.
@@ -258,4 +263,124 @@ func TestAcceptFails(t *testing.T) {
 	if err := receive(t, s.ended, "the end"); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a listener that is closed: %v", err)
 	}
+}
+
+// All agents dial at once, as after a restart of the rendezvous, and more than may
+// be pending: every one gets in.
+func TestAllAtOnce(t *testing.T) {
+	t.Parallel()
+	server, client := certificates(t)
+	const agents = maxPending + maxPending/2
+	s := start(t, server, func(c *pool.Config) { c.MaxWorkers = agents })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var dialling sync.WaitGroup
+	for i := range agents {
+		dialling.Go(func() {
+			for !s.enters(ctx, t, client, fmt.Sprint(i)) {
+				if ctx.Err() != nil {
+					t.Errorf("agent %d did not get in", i)
+					return
+				}
+			}
+		})
+	}
+	dialling.Wait()
+	if n := s.count(pool.Starting); n != agents {
+		t.Errorf("%d agents are in, want %d", n, agents)
+	}
+}
+
+// enters does what an agent does once; it may come too late when its turn is due.
+func (s *system) enters(ctx context.Context, t *testing.T, client *tls.Config, name string) bool {
+	conn, err := link.Dial(ctx, s.listener.Addr().String(), client, link.Timing{})
+	if err != nil {
+		return false
+	}
+	t.Cleanup(func() { conn.Close() })
+	if conn.Send(link.Hello, agentHello(name)) != nil {
+		return false
+	}
+	frame, err := conn.Next()
+	conn.StartHeartbeat()
+	return err == nil && frame.Type == link.Welcome
+}
+
+// Who is in the middle of a handshake is not sent away for the next one.
+func TestRoomForYoungStrangers(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, nil)
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	young := &stranger{Conn: ours, came: time.Now().Add(time.Hour)}
+	s.add(young)
+	for range maxPending - 2 {
+		s.add(&stranger{Conn: ours, came: young.came})
+	}
+	if wait := s.makeRoom(); wait != 0 {
+		t.Errorf("waits %s although there is room", wait)
+	}
+	leave := s.add(&stranger{Conn: ours, came: young.came})
+	if wait := s.makeRoom(); wait <= crowdPatience || s.wasCrowdedOut(young) {
+		t.Errorf("waits %s, crowded out: %v", wait, s.wasCrowdedOut(young))
+	}
+	leave()
+	if wait := s.makeRoom(); wait != 0 {
+		t.Errorf("waits %s although one has left", wait)
+	}
+	young.came = time.Now().Add(-crowdPatience)
+	s.add(&stranger{Conn: ours, came: time.Now()})
+	if wait := s.makeRoom(); wait != 0 || !s.wasCrowdedOut(young) {
+		t.Errorf("waits %s for the old one, crowded out: %v", wait, s.wasCrowdedOut(young))
+	}
+}
+
+// On loopback without TLS a process of a user who has no part in this is refused,
+// and so is one whose user cannot be told.
+func TestForeignUser(t *testing.T) {
+	t.Parallel()
+	ours, theirs := loopback(t)
+	for name, tc := range map[string]struct {
+		uid     uint32
+		err     error
+		tls     *tls.Config
+		refused bool
+	}{
+		"own":          {uid: uint32(os.Geteuid())},
+		"session":      {uid: 4711},
+		"root":         {uid: 0},
+		"foreign":      {uid: 12345, refused: true},
+		"unknown":      {err: sockdiag.ErrNotFound, refused: true},
+		"foreign, TLS": {uid: 12345, tls: &tls.Config{}},
+	} {
+		in := &intake{tls: tc.tls, uids: []uint32{0, uint32(os.Geteuid()), 4711}, peerUID: func(local, remote net.Addr) (uint32, error) {
+			if local.String() != ours.LocalAddr().String() || remote.String() != theirs.LocalAddr().String() {
+				t.Errorf("asked for the owner of %s to %s", local, remote)
+			}
+			return tc.uid, tc.err
+		}}
+		if err := in.checkUser(ours); (err != nil) != tc.refused {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// loopback is a connection's two ends.
+func loopback(t *testing.T) (ours, theirs net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	theirs, err = net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { theirs.Close() })
+	if ours, err = listener.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	return ours, theirs
 }

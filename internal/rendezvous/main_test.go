@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 )
@@ -47,14 +48,18 @@ func startOn(t *testing.T, config *tls.Config, change func(*pool.Config), wrap f
 		change(&workers)
 	}
 	s := &system{listener: listener, ended: make(chan error, 1)}
-	s.intake = newIntake(zap.NewNop(), pool.New(workers), config, link.Timing{}, registry)
+	prober, err := sockdiag.Open(sockdiag.Range{First: 1, Last: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.intake = newIntake(Config{Log: zap.NewNop(), TLS: config, Prober: prober}, pool.New(workers), registry)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		s.ended <- s.run(ctx, wrap(listener))
 	}()
-	t.Cleanup(func() { stop(); listener.Close(); <-done })
+	t.Cleanup(func() { stop(); listener.Close(); <-done; prober.Close() })
 	return s
 }
 
@@ -147,7 +152,7 @@ func (s *system) eventually(t *testing.T, what string, condition func() bool) {
 		select {
 		case <-look.C:
 		case <-limit:
-			t.Fatalf("waited in vain for %s: %d pending, %+v", what, s.pending(), s.pool.Workers())
+			t.Fatalf("waited in vain for %s: %d pending, %d workers", what, s.pending(), len(s.pool.Workers()))
 		}
 	}
 }

@@ -29,7 +29,7 @@ type Config struct {
 	Log           *zap.Logger
 	Build         string
 	Agents        net.Listener // agents dial it
-	TLS           *tls.Config  // nil: plain TCP
+	TLS           *tls.Config  // nil: plain TCP, on loopback for UIDs' and our own agents alone
 	API           net.Listener // R dials it, on loopback
 	Admin         net.Listener // probes and metrics
 	Prober        *sockdiag.Prober
@@ -54,9 +54,9 @@ func Run(ctx context.Context, config Config) error {
 	})
 	sessions := broker.New(broker.Config{
 		Log: config.Log, Metrics: broker.NewMetrics(registry), Relay: relay.NewMetrics(registry),
-		Pool: workers, Listeners: config.Prober, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
+		Pool: workers, Listeners: config.Prober, PeerUID: config.Prober.PeerUID, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
 	})
-	in := newIntake(config.Log, workers, config.TLS, config.Timing, registry)
+	in := newIntake(config, workers, registry)
 	source := api.Source{
 		State: func() api.State {
 			return api.State{
@@ -76,10 +76,6 @@ func Run(ctx context.Context, config Config) error {
 	group.Go(func() error { return in.run(ctx, config.Agents) })
 	group.Go(func() error { return sessions.Run(ctx) })
 	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source)) })
-	group.Go(func() error { return admin.Serve(ctx, config.Admin, admin.Handler(ready, registry)) })
+	group.Go(func() error { return admin.Serve(ctx, config.Admin, admin.Handler(sessions.Ready, registry)) })
 	return group.Wait()
 }
-
-// ready: the rendezvous serves from its first moment; a pool without workers is
-// the agents' affair.
-func ready() error { return nil }

@@ -74,15 +74,15 @@ func TestPeerUID(t *testing.T) {
 		defer own.Close()
 		ours := accept(t, ln)
 		backends(t, anyPort, func(t *testing.T, p *Prober) {
-			if uid, err := p.PeerUID(theirs); uid != 65534 || err != nil {
+			if uid, err := p.PeerUID(theirs.LocalAddr(), theirs.RemoteAddr()); uid != 65534 || err != nil {
 				t.Errorf("%s: the helper's end is user %d's, %v", c.listen, uid, err)
 			}
-			if uid, err := p.PeerUID(ours); uid != uint32(os.Getuid()) || err != nil {
+			if uid, err := p.PeerUID(ours.LocalAddr(), ours.RemoteAddr()); uid != uint32(os.Getuid()) || err != nil {
 				t.Errorf("%s: our end is user %d's, %v", c.listen, uid, err)
 			}
 			// The accepted side, which for the third case is a socket of
 			// AF_INET6 with IPv4 addresses.
-			if uid, err := p.PeerUID(own); uid != uint32(os.Getuid()) || err != nil {
+			if uid, err := p.PeerUID(own.LocalAddr(), own.RemoteAddr()); uid != uint32(os.Getuid()) || err != nil {
 				t.Errorf("%s: the accepted end is user %d's, %v", c.listen, uid, err)
 			}
 		})
@@ -119,7 +119,7 @@ func TestClosedConnectionIsNobodys(t *testing.T) {
 		if _, err := server.Read(make([]byte, 1)); err == nil {
 			t.Fatal("read something from a closed connection")
 		}
-		if uid, err := p.PeerUID(server); !errors.Is(err, ErrNotFound) {
+		if uid, err := p.PeerUID(server.LocalAddr(), server.RemoteAddr()); !errors.Is(err, ErrNotFound) {
 			t.Errorf("a closed peer is user %d's, %v; want ErrNotFound", uid, err)
 		}
 		server.Close()

@@ -3,17 +3,17 @@
 //
 // It is how the rendezvous sees demand: an R session that wants a worker
 // listens on a port of the PSOCK range, and nothing else announces it. The
-// question is asked about 50 times a second while nothing happens and up to
-// 1,000 times a second while a cluster forms, so its cost matters.
+// question is asked ten times a second while nothing happens and up to 2,000
+// times a second while a cluster forms, so its cost matters.
 //
 // Two backends answer alike. The netlink one asks the kernel's sock_diag for
 // listeners in the port range only; an answer takes about 30 us, and 1,000
 // established connections do not change that. The procfs one reads
 // /proc/net/tcp, for which Linux walks its whole table of connections: 3.7 ms,
-// and 7.3 ms with 1,000 of them, so ask it 50 times a second at most. It is used
-// where netlink is refused (gVisor, a strict seccomp profile). Neither needs a
-// privilege inside the network namespace. (Go benchmark BenchmarkListeners, two
-// cores, Linux 6.18.)
+// and 7.3 ms with 1,000 of them, so whoever asks had better mind how long an
+// answer takes. It is used where netlink is refused (gVisor, a strict seccomp
+// profile). Neither needs a privilege inside the network namespace. (Go
+// benchmark BenchmarkListeners, two cores, Linux 6.18.)
 //
 // Only AF_INET sockets bound to 0.0.0.0 are reported. R's socketConnection(
 // server = TRUE) and serverSocket() open exactly that (socket(AF_INET), bound
@@ -152,15 +152,16 @@ func (p *Prober) ConnUID(local, remote netip.AddrPort) (uint32, error) {
 	return uid, nil
 }
 
-// PeerUID returns the user id of the local process at the other end of conn,
-// a TCP connection over loopback. Its errors are those of ConnUID.
-func (p *Prober) PeerUID(conn net.Conn) (uint32, error) {
-	local, ok1 := conn.LocalAddr().(*net.TCPAddr)
-	remote, ok2 := conn.RemoteAddr().(*net.TCPAddr)
+// PeerUID returns the user id of the local process at the other end of a TCP
+// connection over loopback, whose addresses are, as this side sees them, local and
+// remote. Its errors are those of ConnUID.
+func (p *Prober) PeerUID(local, remote net.Addr) (uint32, error) {
+	own, ok1 := local.(*net.TCPAddr)
+	peer, ok2 := remote.(*net.TCPAddr)
 	if !ok1 || !ok2 {
-		return 0, fmt.Errorf("owner of the peer of %v: not a TCP connection", conn.LocalAddr())
+		return 0, fmt.Errorf("owner of the peer of %v: not a TCP connection", local)
 	}
-	return p.ConnUID(remote.AddrPort(), local.AddrPort())
+	return p.ConnUID(peer.AddrPort(), own.AddrPort())
 }
 
 // Close frees the netlink socket.

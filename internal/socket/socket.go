@@ -10,12 +10,16 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // Conn is a TCP connection. One goroutine may read and one may write at a time;
@@ -90,6 +94,63 @@ func (c *Conn) tryWrite(fd uintptr) bool {
 		c.written += n
 	}
 	return true
+}
+
+// WriteWhile writes p like Write, and while that is blocked asks wanted every
+// second whether to wait on; it returns wanted's error when it is not nil. No
+// deadline of the caller's for writing outlasts it.
+func (c *Conn) WriteWhile(p []byte, wanted func() error) error {
+	// The wait is rare and a deadline costs more than a small write: try first.
+	n, errno := 0, syscall.Errno(0)
+	err := c.raw.Control(func(fd uintptr) { n, errno = transfer(syscall.SYS_WRITE, fd, p) })
+	if err == nil && errno != 0 && errno != syscall.EAGAIN {
+		err = os.NewSyscallError("write", errno)
+	}
+	p = p[n:]
+	if err != nil || len(p) == 0 {
+		return err
+	}
+	defer c.SetWriteDeadline(time.Time{})
+	for {
+		if err := c.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		n, err := c.Write(p)
+		p = p[n:]
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if err := wanted(); err != nil {
+			return err
+		}
+	}
+}
+
+// HungUp reports whether the other side has closed its end or the connection has
+// failed, whatever is still to be read.
+func (c *Conn) HungUp() bool {
+	hungUp := false
+	err := c.raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(poll, 0)
+		hungUp = err == nil && n > 0
+	})
+	return hungUp || err != nil
+}
+
+// Unanswered is for how long the other side's kernel has not acknowledged what was
+// sent; 0 when nothing waits for that. It tells a network that drops everything
+// without anything being read.
+func (c *Conn) Unanswered() time.Duration {
+	var silent time.Duration
+	// A connection that is closed is not silent.
+	_ = c.raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.Unacked > 0 {
+			silent = time.Duration(info.Last_ack_recv) * time.Millisecond
+		}
+	})
+	return silent
 }
 
 // transfer is read(2) or write(2) on a non-blocking descriptor; p is not empty.

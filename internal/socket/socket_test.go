@@ -143,3 +143,75 @@ func TestNoAllocation(t *testing.T) {
 		t.Errorf("%.1f allocations for a message and its echo", allocations)
 	}
 }
+
+// A write that is blocked asks whether it is still wanted, and stops when not; one
+// that is wanted goes through whole.
+func TestWriteWhile(t *testing.T) {
+	conn, far := pair(t)
+	sent := make([]byte, 32<<20)
+	if _, err := rand.Read(sent); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan []byte, 1)
+	asked := 0
+	err := conn.WriteWhile(sent, func() error {
+		if asked++; asked == 2 {
+			go func() {
+				p := make([]byte, len(sent))
+				_, _ = io.ReadFull(far, p) // its failure shows as other bytes
+				got <- p
+			}()
+		}
+		return nil
+	})
+	if err != nil || !bytes.Equal(<-got, sent) {
+		t.Fatalf("%v, or other bytes came", err)
+	}
+	unwanted := errors.New("unwanted")
+	if err := conn.WriteWhile(sent, func() error { return unwanted }); err != unwanted {
+		t.Errorf("a write that is not wanted: %v", err)
+	}
+	// The deadline is its own.
+	if _, err := far.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := conn.Read(make([]byte, 1)); n != 1 || err != nil {
+		t.Errorf("a read after it: %d, %v", n, err)
+	}
+	far.Close()
+	if err := conn.WriteWhile(sent, func() error { return nil }); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("a write to nobody: %v", err)
+	}
+}
+
+// A hang-up shows although there is something to be read before it.
+func TestHungUp(t *testing.T) {
+	conn, far := pair(t)
+	if conn.HungUp() {
+		t.Error("hung up from the start")
+	}
+	if _, err := far.Write([]byte("last words")); err != nil {
+		t.Fatal(err)
+	}
+	if conn.HungUp() {
+		t.Error("hung up because there is something to be read")
+	}
+	far.Close()
+	limit := time.After(10 * time.Second)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !conn.HungUp() {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatal("the hang-up does not show")
+		}
+	}
+	conn.Close()
+	if !conn.HungUp() {
+		t.Error("a closed connection is not hung up")
+	}
+	if d := conn.Unanswered(); d != 0 {
+		t.Errorf("a closed connection is unanswered for %s", d)
+	}
+}
