@@ -70,24 +70,56 @@ for (i in 1:20) {
 	eventually(t, "three R processes and no more", func() bool { return len(children(t, agent.cmd.Process.Pid)) == 3 })
 }
 
-// A task that is too large for its worker's memory gets R's own error, and the
-// worker lives.
+// A task that is too large for its worker's share of the container's memory gets
+// R's own error, and the worker lives.
 func TestTooLargeTask(t *testing.T) {
 	r := startRendezvous(t)
-	launch(t, []string{"R_MAX_VSIZE=400Mb"}, filepath.Join(bin, "worker-agent"),
-		"--rendezvous", r.agents, "--tls-dir", filepath.Join(r.certs, "worker"), "--admin-address", "127.0.0.1:0")
-	r.awaitWarm(1)
+	group := memoryGroup(t, 1<<30)
+	agent := launch(t, nil, "sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group, filepath.Join(bin, "worker-agent"),
+		"--workers", "2", "--rendezvous", r.agents, "--tls-dir", filepath.Join(r.certs, "worker"), "--admin-address", "127.0.0.1:0")
+	r.awaitWarm(2)
 	out := r.R(`
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
 pid <- value(future(Sys.getpid()))
-e <- tryCatch(value(future(sum(numeric(1e9)))), error = identity)
+cat("limit:", value(future(mem.maxVSize())), "MB\n")
+e <- tryCatch(value(future(sum(numeric(1e8)))), error = identity)
 cat(conditionMessage(e), "\n")
 stopifnot(!inherits(e, "FutureError"), identical(value(future(Sys.getpid())), pid))
 `)
-	if !strings.Contains(out, "memory") {
-		t.Errorf("the R error does not speak of memory: %s", out)
+	for _, want := range []string{"limit: 332.8 MB", "memory"} { // ((1024 - 64) / 2 - 64) * 0.8
+		if !strings.Contains(out, want) {
+			t.Errorf("R's output lacks %q:\n%s", want, out)
+		}
 	}
+	agent.signal(syscall.SIGTERM)
+	if code := agent.wait(); code != 0 {
+		t.Errorf("the agent exited with %d", code)
+	}
+}
+
+// memoryGroup makes a control group with a memory limit, as a container has one.
+func memoryGroup(t *testing.T, limit int64) string {
+	t.Helper()
+	name := fmt.Sprintf("psock-runtime-test-%d", os.Getpid())
+	group, file := filepath.Join("/sys/fs/cgroup/memory", name), "memory.limit_in_bytes"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil { // version 2
+		group, file = filepath.Join("/sys/fs/cgroup", name), "memory.max"
+		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+memory"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// It can be removed when its last process is gone.
+		eventually(t, "an empty control group", func() bool { return os.Remove(group) == nil })
+	})
+	if err := os.WriteFile(filepath.Join(group, file), fmt.Append(nil, limit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return group
 }
 
 // Two sessions at once; one is killed and gives its workers back.
