@@ -76,14 +76,25 @@ func (s *slot) announce(ctx context.Context, message link.StateMessage) {
 	tell(ctx, conn, link.State, message)
 }
 
+// lastWords is how long what is said after the drain budget may take.
+const lastWords = time.Second
+
 // tell sends, if there is a connection. Behind what a session does not read it
-// blocks; when ctx ends that is enough, and the connection is closed. One that
-// fails is noticed by the goroutine that reads it.
+// blocks; soon after ctx has ended that is enough, and the connection is closed. One
+// that fails is noticed by the goroutine that reads it.
 func tell(ctx context.Context, conn *link.Conn, t link.Type, message any) {
 	if conn == nil {
 		return
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	sent := make(chan struct{})
+	defer close(sent)
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-sent:
+		case <-time.After(lastWords):
+			conn.Close()
+		}
+	})
 	defer stop()
 	if err := conn.Send(t, message); err != nil {
 		conn.Close()

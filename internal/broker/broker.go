@@ -147,7 +147,7 @@ func (b *Broker) Ready() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.blind != nil {
-		return fmt.Errorf("R sessions are not seen: %w", b.blind)
+		return fmt.Errorf("no R session is seen: %w", b.blind)
 	}
 	return nil
 }
