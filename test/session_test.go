@@ -195,7 +195,7 @@ func TestKilledWhileSending(t *testing.T) {
 cl <- parallelly::makeClusterPSOCK(1, manual = TRUE, quiet = TRUE)
 parallel:::sendCall(cl[[1]], Sys.sleep, list(3600))
 cat("sending\n")
-parallel:::sendCall(cl[[1]], length, list(raw(1e8)))
+parallel:::sendCall(cl[[1]], length, list(raw(4e8)))
 cat("sent\n")
 `)
 	s.awaitText("sending")

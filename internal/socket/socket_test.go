@@ -148,6 +148,10 @@ func TestNoAllocation(t *testing.T) {
 // that is wanted goes through whole.
 func TestWriteWhile(t *testing.T) {
 	conn, far := pair(t)
+	// Else the kernel, which has seen a fast reader, takes it all at once.
+	if err := far.SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
 	sent := make([]byte, 32<<20)
 	if _, err := rand.Read(sent); err != nil {
 		t.Fatal(err)
