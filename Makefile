@@ -31,7 +31,7 @@ lint:
 fuzz:
 	@test/fuzz $(FUZZTIME)
 
-bench: deps build
+bench:
 	@bench/run
 
 clean:
