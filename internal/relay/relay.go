@@ -50,7 +50,8 @@ type Session struct {
 	down psock.Scanner // worker to session; only Data
 
 	sending atomic.Bool // a SendData is under way
-	blocked *time.Timer // fires when it takes long
+	watched atomic.Bool // watch is set
+	watch   *time.Timer
 
 	mu       sync.Mutex
 	activity Activity
@@ -79,8 +80,8 @@ func New(client *socket.Conn, worker Worker, observer Observer) *Session {
 		client: client, worker: worker, observer: observer,
 		activity: Activity{Since: time.Now()}, over: make(chan struct{}),
 	}
-	s.blocked = time.AfterFunc(hangUpPace, s.lookForHangUp)
-	s.blocked.Stop()
+	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
+	s.watch.Stop()
 	return s
 }
 
@@ -120,20 +121,22 @@ func (s *Session) relayUp(frame []byte) {
 	}
 }
 
-// send passes frame on to the worker.
+// send passes frame on to the worker. The timer is set once a second at most: to set
+// and stop it with each frame would wake a thread each time.
 func (s *Session) send(frame []byte) error {
 	s.sending.Store(true)
-	s.blocked.Reset(hangUpPace)
-	err := s.worker.SendData(frame)
-	s.sending.Store(false)
-	s.blocked.Stop()
-	return err
+	defer s.sending.Store(false)
+	if !s.watched.Swap(true) {
+		s.watch.Reset(hangUpPace)
+	}
+	return s.worker.SendData(frame)
 }
 
 // lookForHangUp looks after a session whose worker does not read, which may take
 // hours: R reads its connection between calls. A session that was killed meanwhile
 // must not keep its worker for as long.
 func (s *Session) lookForHangUp() {
+	s.watched.Store(false)
 	if !s.sending.Load() {
 		return
 	}
@@ -141,7 +144,9 @@ func (s *Session) lookForHangUp() {
 		s.worker.Abort()
 		return
 	}
-	s.blocked.Reset(hangUpPace)
+	if !s.watched.Swap(true) {
+		s.watch.Reset(hangUpPace)
+	}
 }
 
 // scanUp follows the calls that the session makes.
