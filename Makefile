@@ -6,7 +6,7 @@
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 FUZZTIME ?= 30s
 
-.PHONY: all build deps demo test lint fuzz bench clean
+.PHONY: all build deps demo test lint generate fuzz bench clean
 
 all: build
 
@@ -26,6 +26,12 @@ lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'd: $$unformatted"; exit 1; }
 	go vet ./...
 	$(STATICCHECK) ./...
+
+# What is made from other files: the chart's README, schema and copy of the site profile.
+generate:
+	cp r/Rprofile.site charts/future/files/Rprofile.site
+	go -C tools run ./values-schema ../charts/future/values.yaml > charts/future/values.schema.json
+	go tool -modfile=tools/go.mod helm-docs --chart-search-root=charts/future --template-files=README.md.gotmpl --log-level=warning
 
 # Every fuzz test of the tree, FUZZTIME each.
 fuzz:

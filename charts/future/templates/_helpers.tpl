@@ -1,0 +1,106 @@
+{{- define "future.fullname" -}}
+{{- default (printf "%s-%s" .Release.Name .Values.nameOverride) .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "future.scheduler" -}}{{ include "future.fullname" . }}-{{ .Values.scheduler.name }}{{- end -}}
+{{- define "future.worker" -}}{{ include "future.fullname" . }}-{{ .Values.worker.name }}{{- end -}}
+{{- define "future.rendezvous" -}}{{ include "future.fullname" . }}-rendezvous{{- end -}}
+
+{{- /* Labels of everything; those of 2021 (app, release, component) are the selectors. */ -}}
+{{- define "future.labels" -}}
+{{ include "future.selector" . }}
+app.kubernetes.io/name: {{ .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end -}}
+
+{{- define "future.selector" -}}
+app: {{ .Values.nameOverride }}
+release: {{ .Release.Name }}
+{{- end -}}
+
+{{- /* Image of a {repository, tag}: call with (list $ .Values.x.image). */ -}}
+{{- define "future.image" -}}
+{{- $root := index . 0 -}}{{- $image := index . 1 -}}
+{{ $image.repository }}:{{ default $root.Chart.AppVersion (toString (default "" $image.tag)) }}
+{{- end -}}
+
+{{- /* imagePullSecrets of an image: a name, a list of names, or a list of objects. */ -}}
+{{- define "future.pullSecrets" -}}
+{{- $secrets := . -}}
+{{- if and $secrets (kindIs "string" $secrets) -}}{{- $secrets = list $secrets -}}{{- end -}}
+{{- with $secrets -}}
+imagePullSecrets:
+{{- range . }}
+- name: {{ kindIs "string" . | ternary . (get (kindIs "string" . | ternary dict .) "name") }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "future.tls.rendezvous" -}}
+{{- if eq .Values.tls.source "existing" -}}{{ required "tls.rendezvousSecret: with tls.source existing, name the Secret of the rendezvous" .Values.tls.rendezvousSecret }}
+{{- else -}}{{ include "future.rendezvous" . }}-tls{{- end -}}
+{{- end -}}
+
+{{- define "future.tls.worker" -}}
+{{- if eq .Values.tls.source "existing" -}}{{ required "tls.workerSecret: with tls.source existing, name the Secret of the agents" .Values.tls.workerSecret }}
+{{- else -}}{{ include "future.worker" . }}-tls{{- end -}}
+{{- end -}}
+
+{{- define "future.rstudio.secret" -}}
+{{- default (printf "%s-rstudio" (include "future.fullname" .)) .Values.scheduler.RStudioSecret -}}
+{{- end -}}
+
+{{- define "future.claim" -}}
+{{- default (printf "%s-shared" (include "future.fullname" .)) .Values.sharedVolume.existingClaim -}}
+{{- end -}}
+
+{{- /* The value of EXTRA_R_PACKAGES in a list of environment variables. */ -}}
+{{- define "future.extraPackages" -}}
+{{- range . }}{{- if eq .name "EXTRA_R_PACKAGES" }}{{ .value }}{{- end }}{{- end -}}
+{{- end -}}
+
+{{- /* What the Pod Security Standard "restricted" asks of a container. */ -}}
+{{- define "future.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- /* The init container that brings the agent into any image. */ -}}
+{{- define "future.inject" -}}
+- name: agent
+  image: {{ include "future.image" (list . .Values.agent.image) }}
+  imagePullPolicy: {{ .Values.agent.image.pullPolicy }}
+  args: [inject, /opt/psock]
+  resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}}
+  securityContext:
+    runAsUser: 65532
+    {{- include "future.restricted" . | nindent 4 }}
+  volumeMounts:
+  - {name: agent, mountPath: /opt/psock}
+{{- end -}}
+
+{{- /* Scrape annotations: call with the port. */ -}}
+{{- define "future.scrape" -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ . | quote }}
+prometheus.io/path: /metrics
+{{- end -}}
+
+{{- define "future.sharedMount" -}}
+{{- if .Values.sharedVolume.enabled -}}
+- {name: shared, mountPath: {{ .Values.sharedVolume.mountPath }}}
+{{- end }}
+{{- end -}}
+
+{{- define "future.sharedVolume" -}}
+{{- if .Values.sharedVolume.enabled -}}
+- name: shared
+  persistentVolumeClaim: {claimName: {{ include "future.claim" . }}}
+{{- end }}
+{{- end -}}
