@@ -1,0 +1,206 @@
+//go:build e2e
+
+// Package e2e does on a real Kubernetes cluster what users do: with kubectl and
+// helm, and real R in the pods. `make e2e` brings a cluster and the images.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits for what Kubernetes has to do.
+const patience = 3 * time.Minute
+
+// namespace is a user's place on the cluster: a namespace of its own, and a
+// kubeconfig whose context points to it, so that commands are what users type.
+type namespace struct {
+	t          *testing.T
+	name       string
+	kubeconfig string
+	dir        string // where the commands run
+}
+
+// newNamespace makes one that goes with the test.
+func newNamespace(t *testing.T) *namespace {
+	t.Helper()
+	config := os.Getenv("KUBECONFIG")
+	if config == "" {
+		t.Fatal("KUBECONFIG is not set: run `make e2e`")
+	}
+	n := &namespace{t: t, dir: t.TempDir()}
+	n.name = fmt.Sprintf("e2e-%s-%d", strings.ToLower(strings.TrimPrefix(t.Name(), "Test")), time.Now().UnixMilli()%1e6)
+	n.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(n.kubeconfig, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.sh("kubectl create namespace " + n.name)
+	n.sh("kubectl config set-context --current --namespace=" + n.name)
+	t.Cleanup(func() {
+		if t.Failed() {
+			n.describe()
+		}
+		n.sh("kubectl delete namespace --wait=false " + n.name)
+	})
+	return n
+}
+
+// describe logs what there is to see after a failure.
+func (n *namespace) describe() {
+	for _, command := range []string{
+		"kubectl get pods -o wide",
+		"kubectl get events --sort-by=.lastTimestamp | tail -40",
+		"kubectl logs -l component=scheduler --all-containers --prefix --tail=60",
+		"kubectl logs -l component=worker --all-containers --prefix --tail=25",
+	} {
+		out, _ := n.try(command)
+		n.t.Logf("$ %s\n%s", command, out)
+	}
+}
+
+// try runs a shell command and returns all that it wrote.
+func (n *namespace) try(command string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-c", command)
+	cmd.Dir = n.dir
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+n.kubeconfig)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = 10 * time.Second
+	err := cmd.Run()
+	return strings.TrimSpace(out.String()), err
+}
+
+// sh is try, for commands that must work.
+func (n *namespace) sh(command string) string {
+	n.t.Helper()
+	out, err := n.try(command)
+	if err != nil {
+		n.t.Fatalf("$ %s\n%s\n%v", command, out, err)
+	}
+	return out
+}
+
+// root is the top of the repository.
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// install installs the chart as release "test" and waits for it, as users do; more
+// is further arguments of helm.
+func (n *namespace) install(more ...string) {
+	n.t.Helper()
+	n.sh("helm install --wait --timeout 3m test " + filepath.Join(root(n.t), "charts/future") + " " + strings.Join(more, " "))
+	n.t.Cleanup(func() { n.try("helm uninstall test --wait --timeout 2m") })
+}
+
+// headless are the values of a release whose scheduler has R alone.
+const headless = "--set scheduler.rstudio=false"
+
+// r runs R code in the scheduler's R container and returns what it printed.
+func (n *namespace) r(code string) string {
+	n.t.Helper()
+	out, err := n.tryR(code)
+	if err != nil {
+		n.t.Fatalf("R: %s\n%s\n%v", code, out, err)
+	}
+	return out
+}
+
+func (n *namespace) tryR(code string) (string, error) {
+	return n.try("kubectl exec deployment/future-scheduler -- Rscript -e " + quote(code) + " 2>&1")
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// planned is R code that makes the plan and prints, on a line each, the pods that
+// futures ran on.
+const planned = `
+library(future); library(future.apply)
+plan(cluster, manual = TRUE, quiet = TRUE)
+pods <- future_sapply(seq_len(nbrOfWorkers()), function(i) Sys.info()[["nodename"]])
+cat(paste0("pod=", pods), sep = "\n")
+`
+
+// pods are the names of the pods that planned printed.
+func pods(out string) []string {
+	var names []string
+	for line := range strings.Lines(out) {
+		if name, found := strings.CutPrefix(strings.TrimSpace(line), "pod="); found {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// distinct returns the number of different strings.
+func distinct(names []string) int {
+	set := map[string]bool{}
+	for _, name := range names {
+		set[name] = true
+	}
+	return len(set)
+}
+
+// plan makes a plan and fails unless it has exactly this many workers, each in a pod
+// of its own.
+func (n *namespace) plan(workers int) []string {
+	n.t.Helper()
+	out := n.r(planned)
+	names := pods(out)
+	if len(names) != workers || distinct(names) != workers {
+		n.t.Fatalf("want %d workers in as many pods, got %d in %d:\n%s", workers, len(names), distinct(names), out)
+	}
+	return names
+}
+
+// eventually waits until what is true, asking again and again.
+func (n *namespace) eventually(description string, what func() bool) {
+	n.t.Helper()
+	deadline := time.Now().Add(patience)
+	for !what() {
+		if time.Now().After(deadline) {
+			n.t.Fatalf("not within %s: %s", patience, description)
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+}
+
+// rollout waits until the workers' Deployment is as it is meant to be.
+func (n *namespace) rollout() {
+	n.t.Helper()
+	n.sh("kubectl rollout status deployment/future-worker --timeout=3m")
+}
+
+// status is the rendezvous' state, as `rendezvous status --json` tells it.
+func (n *namespace) status(into any) error {
+	out, err := n.try("kubectl exec deployment/future-scheduler -c rendezvous -- /rendezvous status --json")
+	if err != nil {
+		return fmt.Errorf("%s: %w", out, err)
+	}
+	return json.Unmarshal([]byte(out), into)
+}
+
+// restarts is how often containers of this release's pods were restarted.
+func (n *namespace) restarts() string {
+	n.t.Helper()
+	return strings.TrimSpace(strings.ReplaceAll(n.sh(`kubectl get pods -o jsonpath='{range .items[*]}{range .status.containerStatuses[*]}{.restartCount} {end}{range .status.initContainerStatuses[*]}{.restartCount} {end}{end}'`), "0", ""))
+}
