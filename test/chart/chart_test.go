@@ -1,0 +1,165 @@
+// Package chart tests the Helm chart without a cluster: what it renders for the
+// documented profiles, what it refuses, and that what is made from its values is
+// up to date. `go test ./test/chart -update` writes the goldens anew.
+package chart
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the goldens anew")
+
+const chart = "../../charts/future"
+
+// tool runs one of the pinned tools of tools/go.mod.
+func tool(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"tool", "-modfile=../../tools/go.mod"}, args...)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	return out.String(), err
+}
+
+func render(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return tool(t, append([]string{"helm", "template", "test", chart, "--namespace", "default", "--kube-version", "1.34.0"}, args...)...)
+}
+
+func TestLint(t *testing.T) {
+	profiles, err := filepath.Glob("profiles/*.yaml")
+	if err != nil || len(profiles) == 0 {
+		t.Fatalf("no profiles: %v", err)
+	}
+	for _, profile := range profiles {
+		if out, err := tool(t, "helm", "lint", "--strict", "--kube-version", "1.34.0", "-f", profile, chart); err != nil {
+			t.Errorf("%s: %v\n%s", profile, err, out)
+		}
+	}
+}
+
+// secrets matches what is made anew with each rendering, and the files that have
+// tests of their own.
+var secrets = regexp.MustCompile(`(?m)^(\s*(?:ca\.crt|tls\.crt|tls\.key|password)): .*$`)
+
+func TestGolden(t *testing.T) {
+	for _, name := range []string{"rstudio", "headless", "job", "platform"} {
+		t.Run(name, func(t *testing.T) {
+			out, err := render(t, "-f", "profiles/"+name+".yaml")
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			out = secrets.ReplaceAllString(out, "$1: (secret)")
+			for _, file := range []string{"Rprofile.site", "alerts.yaml", "dashboard.json"} {
+				out = withoutFile(t, out, file)
+			}
+			golden := "golden/" + name + ".yaml"
+			if *update {
+				if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(out, "\n")); diff != "" {
+				t.Errorf("%s differs; if it is meant to, go test ./test/chart -update:\n%s", golden, diff)
+			}
+		})
+	}
+}
+
+// withoutFile replaces the text of a file of the chart, indented in whatever way,
+// by its name.
+func withoutFile(t *testing.T, rendered, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(chart, "files", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, indent := range []string{"  ", "    "} {
+		// helm trims nothing: each line of the file is there, with the indent.
+		indented := indent + strings.ReplaceAll(string(text), "\n", "\n"+indent)
+		rendered = strings.ReplaceAll(rendered, indented, indent+"# "+name)
+	}
+	return rendered
+}
+
+func TestRefused(t *testing.T) {
+	for set, want := range map[string]string{
+		"scheduler.replica=2":                            "additional properties 'replica' not allowed",
+		"worker.replicas=many":                           "/worker/replicas",
+		"workerGroups[0].name=a,workerGroups[0].slotz=2": "additional properties 'slotz' not allowed",
+		"workerGroups[0].slots=2":                        "missing property 'name'",
+		"scheduler.serviceType=Loadbalancer":             "must be one of 'ClusterIP', 'NodePort', 'LoadBalancer'",
+		"scheduler.RfuturePort=8000":                     "scheduler.RfuturePort: 8000 is not within rendezvous.ports (11000-11999)",
+		"scheduler.script=1+1":                           "set scheduler.rstudio to false",
+		"tls.source=existing,tls.workerSecret=x":         "tls.rendezvousSecret: with tls.source existing, name the Secret",
+		"agent.discovery=consul":                         "/agent/discovery",
+		"rendezvous.demandTimeout=60":                    "/rendezvous/demandTimeout",
+		"workerGroups[0].name=Big_Ones":                  "/workerGroups/0/name",
+		"sharedVolume.accessModes[0]=ReadWriteEverybody": "/sharedVolume/accessModes/0",
+		"workerGroups[0].name=default":                   "workerGroups: \"default\" is the name of the group that worker describes",
+		"workerGroups[0].name=a,workerGroups[1].name=a":  "workerGroups: two are called \"a\"",
+	} {
+		out, err := render(t, "--set", set)
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("--set %s: want an error with %q, got %v\n%s", set, want, err, last(out))
+		}
+	}
+}
+
+func last(s string) string { return s[max(0, len(s)-600):] }
+
+// TestOldValues: a values file of the 2021 chart is taken as it stands.
+func TestOldValues(t *testing.T) {
+	if out, err := render(t, "-f", "../e2e/testdata/values-2021.yaml"); err != nil {
+		t.Errorf("%v\n%s", err, last(out))
+	}
+}
+
+// TestGenerated: README, schema and profile are those that `make generate` makes.
+func TestGenerated(t *testing.T) {
+	same := func(made, file string) {
+		t.Helper()
+		want, err := os.ReadFile(filepath.Join(chart, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if made != string(want) {
+			t.Errorf("charts/future/%s is not up to date: run make generate", file)
+		}
+	}
+	profile, err := os.ReadFile("../../r/Rprofile.site")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(string(profile), "files/Rprofile.site")
+
+	cmd := exec.Command("go", "-C", "../../tools", "run", "./values-schema", "../charts/future/values.yaml")
+	schema, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(string(schema), "values.schema.json")
+	if !json.Valid(schema) {
+		t.Error("the schema is no JSON")
+	}
+
+	readme, err := tool(t, "helm-docs", "--chart-search-root="+chart, "--template-files=README.md.gotmpl", "--log-level=warning", "--dry-run")
+	if err != nil {
+		t.Fatal(readme)
+	}
+	same(strings.TrimRight(readme, "\n")+"\n", "README.md")
+}
