@@ -35,12 +35,9 @@ type agentCommand struct {
 	Name    string `help:"Name of this agent in tables, logs and R errors (default: the host name, on Kubernetes the pod's)." env:"WORKER_AGENT_NAME"`
 	Group   string `help:"Worker group that the slots belong to." env:"WORKER_AGENT_GROUP"`
 
-	Rscript   string   `help:"The Rscript to run." default:"Rscript" env:"WORKER_AGENT_RSCRIPT"`
-	Startup   []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" placeholder:"EXPR"`
-	Dir       string   `help:"Working directory of the workers (default: the agent's)." env:"WORKER_AGENT_DIR"`
-	RPackages string   `name:"r-packages" help:"R packages, separated by spaces, to install before the first worker starts if they are missing." env:"EXTRA_R_PACKAGES" placeholder:"NAMES"`
-	RLibrary  string   `name:"r-library" help:"Library to install them in; the workers search it first (default: R's first)." env:"WORKER_AGENT_R_LIBRARY" placeholder:"DIR"`
-	RRepos    []string `name:"r-repos" help:"Repositories to install them from (default: those that R is configured with)." env:"WORKER_AGENT_R_REPOS" placeholder:"URL,..."`
+	installation
+	Startup []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" placeholder:"EXPR"`
+	Dir     string   `help:"Working directory of the workers (default: the agent's)." env:"WORKER_AGENT_DIR"`
 
 	StartTimeout time.Duration `help:"How long R may take to start." default:"60s" env:"WORKER_AGENT_START_TIMEOUT"`
 	StopGrace    time.Duration `help:"How long R may take to end by itself when its session is over, and again after SIGTERM." default:"2s" env:"WORKER_AGENT_STOP_GRACE"`
@@ -51,7 +48,6 @@ type agentCommand struct {
 	AdminPlaintext bool   `help:"Serve --admin-address in plain text although it is not on loopback: anyone who reaches it can read the metrics." env:"WORKER_AGENT_ADMIN_PLAINTEXT"`
 
 	program.Logging
-	Version program.VersionFlag `help:"Print the version and exit."`
 }
 
 // Validate checks what a look at the flags alone can tell.
@@ -74,8 +70,8 @@ func (c *agentCommand) Validate() error {
 			return fmt.Errorf("%s: %s, give a positive duration such as 30s", flag, d)
 		}
 	}
-	if err := rpackages.CheckNames(strings.Fields(c.RPackages)); err != nil {
-		return fmt.Errorf("--r-packages: %w", err)
+	if err := c.checkNames(); err != nil {
+		return err
 	}
 	loopback, err := admin.Loopback(c.AdminAddress)
 	if err != nil {
@@ -105,7 +101,7 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	config, err := c.config(log, agent.NewMetrics(registry))
+	config, err := c.agentConfig(log, agent.NewMetrics(registry))
 	if err != nil {
 		return program.ConfigError{Err: err}
 	}
@@ -148,8 +144,8 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	return nil
 }
 
-// config turns the flags into an agent's configuration.
-func (c *agentCommand) config(log *zap.Logger, metrics *agent.Metrics) (agent.Config, error) {
+// agentConfig turns the flags into an agent's configuration.
+func (c *agentCommand) agentConfig(log *zap.Logger, metrics *agent.Metrics) (agent.Config, error) {
 	config := agent.Config{
 		Log: log, Metrics: metrics, Name: c.Name, Instance: rand.Text(), Group: c.Group,
 		Build: program.Version(), Slots: c.Workers,
@@ -211,13 +207,8 @@ func (c *agentCommand) packages(config *agent.Config) {
 		}
 		config.Env = append(config.Env, "R_LIBS="+libs)
 	}
-	names := strings.Fields(c.RPackages)
-	if len(names) == 0 {
-		return
+	install := c.config(config.Log, config.Env)
+	if len(install.Packages) > 0 {
+		config.Install = func(ctx context.Context) error { return rpackages.Install(ctx, install) }
 	}
-	install := rpackages.Config{
-		Rscript: c.Rscript, Packages: names, Library: c.RLibrary, Repos: c.RRepos, Attempts: 3, Env: config.Env,
-		Output: func(line string) { config.Log.Info("R packages", zap.String("line", line)) },
-	}
-	config.Install = func(ctx context.Context) error { return rpackages.Install(ctx, install) }
 }
