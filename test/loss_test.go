@@ -43,7 +43,7 @@ f <- lapply(1:2, function(i) future({ if (i == 1) Sys.sleep(3600); i }))
 stopifnot(identical(value(f[[2]]), 2L))
 cat("one computes\n")
 e <- tryCatch(value(f[[1]]), error = identity)
-stopifnot(inherits(e, "FutureError"))
+stopifnot(inherits(e, "FutureError"), grepl("worker pod-a/0 was lost in this call: its connection was lost", conditionMessage(e), fixed = TRUE))
 cat("lost one\n")
 stopifnot(identical(value(future("goes on")), "goes on"))
 `)
@@ -174,5 +174,36 @@ cat("done\n")
 	if code := s.wait(); code != 0 {
 		t.Fatalf("R exited with %d", code)
 	}
+	r.awaitWarm(2)
+}
+
+// parallel's functions: a worker that dies in a call is an R error that says why, at
+// once, and never a result; a node that is lost stays lost.
+func TestKilledWorkerOfParallel(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 2)
+	r.awaitWarm(2)
+	r.R(`
+library(parallel)
+dies <- function(i) if (i == 1) tools::pskill(Sys.getpid(), tools::SIGKILL) else i
+for (call in list(
+	function(cl) clusterApply(cl, 1:2, dies),
+	function(cl) parLapply(cl, 1:2, dies),
+	function(cl) clusterMap(cl, dies, 1:2),
+	function(cl) clusterApplyLB(cl, 1:20, dies),
+	function(cl) parSapplyLB(cl, 1:20, dies)
+)) {
+	cl <- makePSOCKcluster(2, manual = TRUE)
+	e <- tryCatch(call(cl), error = identity)
+	stopifnot(inherits(e, "error"))
+	cat(conditionMessage(e), "\n")
+	for (node in cl) try(close(node$con), silent = TRUE)
+}
+cl <- makePSOCKcluster(2, manual = TRUE)
+e <- tryCatch(clusterApply(cl, 1:2, dies), error = identity)
+stopifnot(grepl("worker pod-a/[01] was lost in this call: killed by SIGKILL", conditionMessage(e)))
+stopifnot(inherits(try(clusterCall(cl[1], identity, 1), silent = TRUE), "try-error"))
+stopifnot(identical(clusterCall(cl[2], identity, 2), list(2)))
+`)
 	r.awaitWarm(2)
 }

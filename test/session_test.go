@@ -291,10 +291,11 @@ killed <- future(tools::pskill(Sys.getpid(), tools::SIGKILL))
 other <- future({ Sys.sleep(1); "goes on" })
 e <- tryCatch(value(killed), error = identity)
 stopifnot(inherits(e, "FutureError"), identical(value(other), "goes on"))
+stopifnot(grepl("worker pod-a/[0-2] was lost in this call: killed by SIGKILL", conditionMessage(e)))
 `)
 	r.awaitWarm(3)
-	if got := r.metric("rendezvous_worker_deaths_total"); got != "2" {
-		t.Errorf("rendezvous_worker_deaths_total is %s, want 2", got)
+	if got := r.metric(`rendezvous_worker_deaths_total{reason="signal"}`); got != "2" {
+		t.Errorf("%s workers died of a signal, want 2", got)
 	}
 }
 

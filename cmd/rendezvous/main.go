@@ -18,6 +18,7 @@ type commands struct {
 	Serve   serve               `cmd:"" default:"withargs" help:"Serve sessions and agents (the default)."`
 	Status  status              `cmd:"" help:"Print a table of workers, clusters and unmet demand."`
 	Certs   certs               `cmd:"" help:"Make a private CA and the certificates of a rendezvous and its workers."`
+	Check   check               `cmd:"" help:"Run a command in a container of another pod, as helm test does."`
 	Version program.VersionFlag `name:"version" help:"Print the version and exit."`
 }
 

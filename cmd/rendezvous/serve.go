@@ -12,9 +12,12 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/admin"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/program"
 	"github.com/psock-runtime/psock-runtime/internal/rendezvous"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // serve is the configuration of a rendezvous. Every flag can be given as an
@@ -31,6 +34,7 @@ type serve struct {
 	Ports         string        `help:"FIRST-LAST: the ports on which R sessions listen for workers." default:"11000-11999" env:"RENDEZVOUS_PORTS"`
 	SessionUIDs   []int64       `name:"session-uids" help:"User ids whose R sessions are served (default: the user who runs this)." env:"RENDEZVOUS_SESSION_UIDS" placeholder:"UID,..."`
 	DemandTimeout time.Duration `help:"How long a session waits for a worker before it gets an R error that says what is missing." default:"60s" env:"RENDEZVOUS_DEMAND_TIMEOUT"`
+	WorkerPods    string        `help:"Label selector of the worker pods in this pod's namespace, for instance release=test,component=worker: errors then say what Kubernetes knows of those that are missing. Needs a service account that may get, list and watch pods." env:"RENDEZVOUS_WORKER_PODS" placeholder:"SELECTOR"`
 	MaxWorkers    int           `help:"Most worker slots that may be connected." default:"10000" env:"RENDEZVOUS_MAX_WORKERS"`
 
 	program.Logging
@@ -61,6 +65,9 @@ func (s *serve) Validate() error {
 	}
 	if s.DemandTimeout < time.Second {
 		return fmt.Errorf("--demand-timeout: %s is too short, give 1s or more", s.DemandTimeout)
+	}
+	if _, err := labels.Parse(s.WorkerPods); err != nil {
+		return fmt.Errorf("--worker-pods: %q is no label selector such as app=future,component=worker: %w", s.WorkerPods, err)
 	}
 	if s.MaxWorkers < 1 {
 		return fmt.Errorf("--max-workers: %d, give 1 or more", s.MaxWorkers)
@@ -115,6 +122,11 @@ func (s *serve) Run(ctx context.Context) error {
 		}
 		config.TLS = material.ServerConfig()
 	}
+	if s.WorkerPods != "" {
+		if config.Pods, err = s.watcher(log); err != nil {
+			return program.Configf("--worker-pods: %w", err)
+		}
+	}
 	ports, err := s.portRange()
 	if err != nil {
 		return program.ConfigError{Err: err}
@@ -146,4 +158,19 @@ func (s *serve) Run(ctx context.Context) error {
 	}
 	log.Info("rendezvous has ended")
 	return nil
+}
+
+// watcher prepares the watch of the worker pods.
+func (s *serve) watcher(log *zap.Logger) (func(*pods.Metrics) (*pods.Watcher, error), error) {
+	api, namespace, err := pods.InCluster()
+	if err != nil {
+		return nil, err
+	}
+	selector, err := labels.Parse(s.WorkerPods)
+	if err != nil {
+		return nil, err
+	}
+	return func(metrics *pods.Metrics) (*pods.Watcher, error) {
+		return pods.New(pods.Config{Log: log, Metrics: metrics, API: api, Namespace: namespace, Selector: selector})
+	}, nil
 }

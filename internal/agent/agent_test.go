@@ -167,7 +167,7 @@ func TestRendezvousLost(t *testing.T) {
 		pids[w.State] = w.PID
 	}
 	s.shutDown()
-	used.expect("(ended) the connection to worker")
+	used.expect("(ended) its connection was lost")
 	s.eventually("the end of the worker that was used", func() bool { return syscall.Kill(pids[pool.Bound], 0) == syscall.ESRCH })
 	if err := s.agent.Ready(); err == nil || !strings.Contains(err.Error(), "not connected") {
 		t.Errorf("Ready: %v", err)

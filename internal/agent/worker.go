@@ -261,11 +261,22 @@ func (w *worker) end(hard context.Context) link.ExitMessage {
 	}
 	w.conn.Close()
 	exit := w.process.Exit()
-	message := link.ExitMessage{Cause: exit.String(), Expected: w.expected || exit.Code == 0 && exit.Signal == 0}
+	message := link.ExitMessage{Cause: exit.String(), Kind: kind(exit), Expected: w.expected || exit.Code == 0 && exit.Signal == 0}
 	if w.expected {
 		message.Cause = w.reason
 	} else {
 		message.Lines = exit.LastLines
 	}
 	return message
+}
+
+// kind is the sort of death that exit is.
+func kind(exit psock.Exit) link.ExitKind {
+	switch {
+	case exit.OutOfMemory:
+		return link.ExitNoMemory
+	case exit.Signal != 0:
+		return link.ExitSignal
+	}
+	return link.ExitStatus
 }

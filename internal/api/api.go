@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
 
@@ -18,6 +19,7 @@ type State struct {
 	Build    string                   `json:"build"`
 	Backend  string                   `json:"backend"` // how demand is seen: netlink or procfs
 	Workers  []pool.Snapshot          `json:"workers"`
+	Pods     []pods.Pod               `json:"pods,omitempty"` // worker pods that have no slot here, and why
 	Clusters []broker.ClusterSnapshot `json:"clusters"`
 }
 

@@ -35,6 +35,9 @@ func WriteTable(out io.Writer, state State, now time.Time) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, what, age(now, s.Since),
 			dash(s.PID), dash(int(a.Calls)), duration(a.BusyTime), text(s.Cluster), text(reason))
 	}
+	for _, p := range state.Pods {
+		fmt.Fprintf(w, "%s\tpod\t-\t-\t-\t-\t-\t%s\n", p.Name, text(p.Reason))
+	}
 	if len(state.Workers) == 0 {
 		fmt.Fprintln(w, "(no worker agent is connected)")
 	}

@@ -8,9 +8,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
@@ -59,6 +61,8 @@ type Config struct {
 	// DemandTimeout is how long a node waits for a worker before its session gets
 	// an R error.
 	DemandTimeout time.Duration
+	// Missing are the worker pods that do not work, and why. May be nil.
+	Missing func() []pods.Pod
 }
 
 // Broker serves the R sessions of this network namespace.
@@ -254,8 +258,29 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 			missing = append(missing, fmt.Sprintf("%s/%d is %s", s.Agent, s.Slot, reason))
 		}
 	}
+	total := len(slots)
+	for _, pod := range b.missingPods(slots) {
+		total++
+		missing = append(missing, pod.Name+": "+pod.Reason)
+	}
 	return explain(explanation{
-		ready: ready, total: len(slots), held: held, others: others,
+		ready: ready, total: total, held: held, others: others,
 		node: number, waited: waited, missing: missing,
 	})
 }
+
+// missingPods are the worker pods that have no slot in slots: their agents are not
+// there to say what is wrong.
+func (b *Broker) missingPods(slots []pool.Snapshot) []pods.Pod {
+	if b.config.Missing == nil {
+		return nil
+	}
+	connected := make(map[string]bool, len(slots))
+	for _, s := range slots {
+		connected[s.Agent] = true
+	}
+	return slices.DeleteFunc(b.config.Missing(), func(p pods.Pod) bool { return connected[p.Name] })
+}
+
+// MissingPods are the worker pods that have no slot here, and why.
+func (b *Broker) MissingPods() []pods.Pod { return b.missingPods(b.config.Pool.Workers()) }

@@ -59,10 +59,22 @@ type StateMessage struct {
 type ExitMessage struct {
 	// Cause is one line for people: "killed by the kernel: out of memory".
 	Cause string `json:"cause"`
+	// Kind is the sort of death that the metrics tell apart.
+	Kind ExitKind `json:"kind,omitempty"`
 	// Expected: its session had ended, or it was told to end.
 	Expected bool     `json:"expected,omitempty"`
 	Lines    []string `json:"lines,omitempty"` // the last lines it wrote
 }
+
+// ExitKind is a sort of death.
+type ExitKind string
+
+// The sorts of death.
+const (
+	ExitStatus   ExitKind = "exited" // by itself
+	ExitSignal   ExitKind = "signal"
+	ExitNoMemory ExitKind = "out_of_memory"
+)
 
 // maxLines bounds the lines of an ExitMessage, so that it fits into MaxControl
 // even if JSON escapes every character of theirs with another one.

@@ -3,23 +3,38 @@ package pool
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/psock-runtime/psock-runtime/internal/link"
 )
 
 // Metrics are the pool's metrics.
 type Metrics struct {
 	register prometheus.Registerer
-	deaths   prometheus.Counter
+	deaths   map[link.ExitKind]prometheus.Counter
 }
+
+// exitLost is the death of a worker together with its agent, or of the network in
+// between, in the middle of a session.
+const exitLost link.ExitKind = "connection_lost"
 
 // NewMetrics registers the pool's metrics with register.
 func NewMetrics(register prometheus.Registerer) *Metrics {
-	return &Metrics{
-		register: register,
-		deaths: promauto.With(register).NewCounter(prometheus.CounterOpts{
-			Name: "rendezvous_worker_deaths_total",
-			Help: "Workers that ended without having been told to.",
-		}),
+	deaths := promauto.With(register).NewCounterVec(prometheus.CounterOpts{
+		Name: "rendezvous_worker_deaths_total",
+		Help: "Workers that ended without having been told to, by how: exited by itself, signal, out_of_memory, connection_lost with a session.",
+	}, []string{"reason"})
+	m := &Metrics{register: register, deaths: make(map[link.ExitKind]prometheus.Counter)}
+	for _, kind := range []link.ExitKind{link.ExitStatus, link.ExitSignal, link.ExitNoMemory, exitLost} {
+		m.deaths[kind] = deaths.WithLabelValues(string(kind))
 	}
+	return m
+}
+
+func (m *Metrics) died(kind link.ExitKind) {
+	counter, known := m.deaths[kind]
+	if !known { // an agent of another release
+		counter = m.deaths[link.ExitStatus]
+	}
+	counter.Inc()
 }
 
 // attach registers what is read from p at each scrape.

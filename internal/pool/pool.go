@@ -44,6 +44,10 @@ type Config struct {
 	// ReserveLimit is how long an agent may take to confirm a reservation. Its
 	// worker may be dead after that, and its connection is closed.
 	ReserveLimit time.Duration
+	// Why says, if it can, what became of an agent whose connection was lost just
+	// now: it may wait a moment to find out, while the session that lost a worker
+	// waits for its R error. May be nil.
+	Why func(ctx context.Context, agent string) string
 	// EndLimit is how long an agent may take to end the worker of a session that
 	// is over; its connection is closed then. Zero means 15 s: R may be in the
 	// middle of a call, and is told twice.

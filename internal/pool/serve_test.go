@@ -146,7 +146,7 @@ func TestServeEndsWithItsContext(t *testing.T) {
 	r.stop()
 	a.ends()
 	want(t, w.Over(), "the worker to be over")
-	if event := want(t, s.events, "the session's end"); !strings.HasPrefix(event, "ended: the connection to worker agent/0 was lost") {
+	if event := want(t, s.events, "the session's end"); !strings.HasPrefix(event, "ended: its connection was lost") {
 		t.Errorf("the sink was told %q", event)
 	}
 	failed := 0

@@ -54,7 +54,7 @@ func TestSession(t *testing.T) {
 	if got := r.snapshot(t); got.LastExit != "" || next.Name() != w.Name() {
 		t.Errorf("after an expected exit: %+v", got)
 	}
-	if n := r.metric(t, "rendezvous_worker_deaths_total"); n != 0 {
+	if n := r.metric(t, "rendezvous_worker_deaths_total", "exited"); n != 0 {
 		t.Errorf("%v deaths, want none", n)
 	}
 	w.End() // the first holder has no say in this session
@@ -83,7 +83,7 @@ func TestUnexpectedExit(t *testing.T) {
 	a.send(link.Exit, link.ExitMessage{Cause: "exit status 1"})
 	eventually(t, "the second death", func() bool { return r.snapshot(t).LastExit == "exit status 1" })
 	r.expectCounts(t, map[pool.State]int{pool.Starting: 1})
-	if n := r.metric(t, "rendezvous_worker_deaths_total"); n != 2 {
+	if n := r.metric(t, "rendezvous_worker_deaths_total", "exited"); n != 2 {
 		t.Errorf("%v deaths, want 2", n)
 	}
 	// It is told until the slot's next exit that was expected.
@@ -102,10 +102,10 @@ func TestBoundWorkerLost(t *testing.T) {
 		lose func(r *rendezvous, a *agent)
 		says string
 	}{
-		{"connection", func(_ *rendezvous, a *agent) { a.Close() }, "ended: the connection to worker agent/0 was lost: EOF"},
+		{"connection", func(_ *rendezvous, a *agent) { a.Close() }, "ended: its connection was lost: EOF"},
 		{
 			"violation", func(_ *rendezvous, a *agent) { a.check(a.SendNumber(link.Release, 1)) },
-			"ended: the connection to worker agent/0 was lost: protocol error: an agent does not send release",
+			"ended: its connection was lost: protocol error: an agent does not send release",
 		},
 		{"warm without an exit", func(_ *rendezvous, a *agent) { a.state(link.Warm) }, "ended: the worker was replaced"},
 		{"failed without an exit", func(_ *rendezvous, a *agent) { a.state(link.Failed) }, "ended: the worker was replaced"},
@@ -169,7 +169,7 @@ func TestWorkerThatDoesNotEnd(t *testing.T) {
 	w.End()
 	a.expect(link.EOF)
 	a.ends()
-	if got := want(t, sink.events, "the end"); !strings.HasPrefix(got, "ended: the connection to worker agent/0 was lost") {
+	if got := want(t, sink.events, "the end"); !strings.HasPrefix(got, "ended: its connection was lost") {
 		t.Errorf("the sink was told %q", got)
 	}
 }

@@ -76,13 +76,23 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	p.remove(s)
 	p.recall()
 	p.mu.Unlock()
-	if sink != nil {
-		sink.Ended(fmt.Sprintf("the connection to worker %s was lost: %v", s.name(), err))
+	orderly := ctx.Err() != nil || errors.Is(err, io.EOF) && state != Bound
+	cause := fmt.Sprintf("its connection was lost: %v", err)
+	if !orderly && p.config.Why != nil {
+		if why := p.config.Why(ctx, s.hello.Agent); why != "" {
+			cause = why + "; " + cause
+		}
 	}
-	if ctx.Err() != nil || errors.Is(err, io.EOF) && state != Bound {
+	if sink != nil {
+		if ctx.Err() == nil {
+			p.config.Metrics.died(exitLost)
+		}
+		sink.Ended(cause)
+	}
+	if orderly {
 		s.log.Info("slot left")
 	} else {
-		s.log.Warn("slot lost", zap.String("state", string(state)), zap.Error(err))
+		s.log.Warn("slot lost", zap.String("state", string(state)), zap.String("cause", cause))
 	}
 	return nil
 }
@@ -231,7 +241,7 @@ func (s *slot) onExit(message link.ExitMessage) {
 	s.lastExit = ""
 	if !message.Expected {
 		s.lastExit = message.Cause
-		p.config.Metrics.deaths.Inc()
+		p.config.Metrics.died(message.Kind)
 	}
 	p.recall()
 	p.mu.Unlock()

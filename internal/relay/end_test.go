@@ -3,6 +3,8 @@ package relay_test
 import (
 	"bytes"
 	"testing"
+
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
 	"time"
 )
 
@@ -47,7 +49,51 @@ func TestWorkerGone(t *testing.T) {
 	s.write(t, call("EXEC", nil))
 	receive(t, s.worker.ended, "the worker to be told")
 	s.Ended("the connection was lost")
+	s.readError(t, "worker worker-a/0 was lost in this call: the connection was lost")
 	s.readEnd(t)
+}
+
+// readError reads the R error that stands in an answer's place.
+func (s *session) readError(t *testing.T, text string) {
+	t.Helper()
+	want := psock.AppendError(nil, text, false)
+	if got := s.read(t, len(want)); !bytes.Equal(got, want) {
+		t.Errorf("R reads %q, want the error %q", got, text)
+	}
+}
+
+// A worker that dies in a call: the session gets an error that says why, at once
+// and before the end of the stream, and nothing where the stream does not allow it.
+func TestLostInCall(t *testing.T) {
+	exec, good := call("EXEC", nil), answer(t)
+	for name, tc := range map[string]struct {
+		sent, answered []byte
+		want           string
+	}{
+		"in a call":               {exec, nil, "worker worker-a/0 was lost in this call: killed"},
+		"in the second call":      {append(bytes.Clone(exec), exec...), good, "worker worker-a/0 was lost in this call: killed"},
+		"idle":                    {exec, good, ""},
+		"before a call":           {nil, nil, ""},
+		"while the call was sent": {exec[:len(exec)-1], nil, ""},
+		"in the answer":           {exec, good[:len(good)-1], ""},
+		"opaque":                  {[]byte("GET / HTTP/1.0"), nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, &worker{}, nil)
+			s.write(t, tc.sent)
+			s.worker.await(t, len(tc.sent))
+			if tc.answered != nil {
+				s.Data(tc.answered)
+				s.read(t, len(tc.answered))
+			}
+			s.EOF()
+			s.Ended("killed")
+			if tc.want != "" {
+				s.readError(t, tc.want)
+			}
+			s.readEnd(t)
+		})
+	}
 }
 
 func TestDrainIdle(t *testing.T) {

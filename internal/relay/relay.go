@@ -4,6 +4,7 @@
 package relay
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,8 @@ import (
 
 // Worker is the worker's end, just what this package needs of it.
 type Worker interface {
+	// Name is how an R error calls the worker.
+	Name() string
 	// SendData sends frame[Headroom:] to the worker and blocks while it does not
 	// read. The first Headroom bytes are the callee's to use.
 	SendData(frame []byte) error
@@ -57,6 +60,9 @@ type Session struct {
 	activity Activity
 	calls    int  // sent in full and not answered; more than one after an interrupt
 	partial  bool // one more is being sent
+	xdr      bool // how the last call was written
+	tagged   bool // a call is under way whose answer must repeat its tag
+	midway   bool // part of an answer has been passed on
 	draining bool
 	ended    bool
 	cause    string
@@ -93,10 +99,37 @@ func (s *Session) Run(frame []byte) (cause string) {
 	s.relayUp(frame)
 	s.worker.End()
 	<-s.over
+	s.answer()
+	s.client.CloseWrite()
 	s.client.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cause
+}
+
+// answer tells the session why its worker is lost, in the answer's place: an R error
+// of the call that is under way. A session that has no call under way, or has part
+// of an answer already, sees the end of its connection.
+func (s *Session) answer() {
+	s.mu.Lock()
+	text := fmt.Sprintf("worker %s was lost in this call: %s", s.worker.Name(), s.cause)
+	answers := 0
+	if s.answerable() {
+		answers = s.calls
+	}
+	s.mu.Unlock()
+	for range answers {
+		if _, err := s.client.Write(psock.AppendError(nil, text, s.xdr)); err != nil {
+			return
+		}
+	}
+}
+
+// answerable reports whether calls are under way whose answer can be put in the
+// worker's place. A call with a tag is none: parallel's clusterApplyLB drops answers
+// without it, and the error with them. Called with the lock held.
+func (s *Session) answerable() bool {
+	return s.calls > 0 && !s.tagged && !s.partial && !s.midway && !s.activity.Opaque && !s.draining
 }
 
 // relayUp carries bytes from the session to the worker until one of them ends.
@@ -170,6 +203,8 @@ func (s *Session) scanUp(p []byte) {
 		switch s.up.Message().Kind {
 		case psock.KindExec:
 			s.calls++
+			s.xdr = s.up.Message().XDR
+			s.tagged = s.up.Message().Tagged
 		case psock.KindDone:
 			s.activity.Busy = s.calls > 0
 		}
@@ -199,6 +234,7 @@ func (s *Session) scanDown(p []byte) (answered bool) {
 	for len(p) > 0 {
 		n, done := s.down.Scan(p)
 		p = p[n:]
+		s.midway = !done
 		if m := s.down.Message(); done && m.Kind == psock.KindValue && m.Final {
 			s.callDone(m)
 		}
@@ -232,8 +268,15 @@ func (s *Session) noteOpaque(err error) {
 }
 
 // EOF passes the worker's end of stream on: R in the session reads it at once and
-// reports the node as lost.
-func (s *Session) EOF() { s.client.CloseWrite() }
+// reports the node as lost. While a call is under way it waits for the reason, which
+// Ended brings.
+func (s *Session) EOF() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.answerable() {
+		s.client.CloseWrite()
+	}
+}
 
 // Drain ends the session after the call that is under way, or now.
 func (s *Session) Drain() {
@@ -268,7 +311,9 @@ func (s *Session) Ended(cause string) {
 	}
 	s.ended, s.cause = true, cause
 	close(s.over)
-	s.client.CloseWrite()
+	if !s.answerable() {
+		s.client.CloseWrite()
+	}
 	s.client.CloseRead() // wakes Run, which closes the connection
 }
 

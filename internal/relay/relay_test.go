@@ -61,6 +61,8 @@ func (w *worker) SendData(frame []byte) error {
 	return nil
 }
 
+func (w *worker) Name() string { return "worker-a/0" }
+
 func (w *worker) End() { close(w.ended) }
 
 func (w *worker) Abort() { close(w.aborted) }

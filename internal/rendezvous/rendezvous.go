@@ -15,6 +15,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
@@ -37,7 +38,13 @@ type Config struct {
 	DemandTimeout time.Duration
 	MaxWorkers    int
 	Timing        link.Timing
+	// Pods, if not nil, watches the worker pods; its metrics are registered by Run.
+	Pods func(*pods.Metrics) (*pods.Watcher, error)
 }
+
+// podNewsLimit is how long a session that has lost a worker waits for what Kubernetes
+// knows about it: kubelet reports the end of a container within a second.
+const podNewsLimit = 2 * time.Second
 
 // reserveLimit is how long an agent may take to confirm that its worker is there:
 // a round trip, and a second of patience for an agent on a busy machine.
@@ -48,20 +55,37 @@ func Run(ctx context.Context, config Config) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	workers := pool.New(pool.Config{
+	group, ctx := errgroup.WithContext(ctx)
+	poolConfig := pool.Config{
 		Log: config.Log, Metrics: pool.NewMetrics(registry), Build: config.Build,
 		MaxWorkers: config.MaxWorkers, ReserveLimit: reserveLimit,
-	})
+	}
+	var missing func() []pods.Pod
+	if config.Pods != nil {
+		watcher, err := config.Pods(pods.NewMetrics(registry))
+		if err != nil {
+			return err
+		}
+		missing = watcher.Missing
+		poolConfig.Why = func(ctx context.Context, agent string) string {
+			ctx, cancel := context.WithTimeout(ctx, podNewsLimit)
+			defer cancel()
+			return watcher.Why(ctx, agent)
+		}
+		group.Go(func() error { return watcher.Run(ctx) })
+	}
+	workers := pool.New(poolConfig)
 	sessions := broker.New(broker.Config{
 		Log: config.Log, Metrics: broker.NewMetrics(registry), Relay: relay.NewMetrics(registry),
 		Pool: workers, Listeners: config.Prober, PeerUID: config.Prober.PeerUID, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
+		Missing: missing,
 	})
 	in := newIntake(config, workers, registry)
 	source := api.Source{
 		State: func() api.State {
 			return api.State{
 				Build: config.Build, Backend: string(config.Prober.Backend()),
-				Workers: workers.Workers(), Clusters: sessions.Clusters(),
+				Workers: workers.Workers(), Pods: sessions.MissingPods(), Clusters: sessions.Clusters(),
 			}
 		},
 		Available: sessions.Available,
@@ -72,7 +96,6 @@ func Run(ctx context.Context, config Config) error {
 		zap.Stringer("api", config.API.Addr()), zap.Stringer("admin", config.Admin.Addr()),
 		zap.String("demandFrom", string(config.Prober.Backend())), zap.Uint32s("sessionUids", config.UIDs))
 
-	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return in.run(ctx, config.Agents) })
 	group.Go(func() error { return sessions.Run(ctx) })
 	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source)) })

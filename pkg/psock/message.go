@@ -49,6 +49,9 @@ type Message struct {
 	// writes, from little-endian native binary, which parallelly writes. R
 	// reads either, so an answer need not match its question.
 	XDR bool
+	// Tagged says that an EXEC has a tag, by which the caller tells its answers
+	// apart: clusterApplyLB loses an answer that does not repeat it.
+	Tagged bool
 	// Success is the third element of a VALUE: FALSE when the call failed in
 	// the worker, and then the value has class "snow-try-error".
 	Success bool

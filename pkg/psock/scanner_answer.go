@@ -15,13 +15,17 @@ const (
 	roleValue
 	roleSuccess
 	roleTime
+	roleCall // the data of an EXEC
+	roleTag  // the tag in it
 )
 
-// element returns the role of the element of the message at index i. All but
-// the first are those of a VALUE.
+// element returns the role of the element of the message at index i.
 func (s *Scanner) element(i int64) role {
-	if i == 0 {
+	switch {
+	case i == 0:
 		return roleType
+	case i == 1 && s.msg.Kind == KindExec:
+		return roleCall
 	}
 	if s.msg.Kind != KindValue || i > 3 {
 		return roleNone

@@ -16,6 +16,7 @@ const (
 	opItems               // items
 	opMessage             // the one item that is the message
 	opElements            // items that are the elements of the message
+	opCall                // items that are the elements of an EXEC's data
 	opConsts              // constants of byte code
 	opCalls               // calls and pairlists among them, in their own form
 	opConstLen            // the number of constants
@@ -182,6 +183,12 @@ func (s *Scanner) first(w uint32) {
 		s.role = s.element(s.elems - s.top.due())
 		s.take()
 		s.itemFlags(w)
+	case opCall:
+		if s.top.due() == 1 { // fun, args, return, tag
+			s.role = roleTag
+		}
+		s.take()
+		s.itemFlags(w)
 	default:
 		s.code(w)
 	}
@@ -191,6 +198,10 @@ func (s *Scanner) first(w uint32) {
 func (s *Scanner) itemFlags(w uint32) {
 	l := layouts[byte(w)]
 	s.item = w
+	if s.role == roleTag {
+		s.role = roleNone
+		s.msg.Tagged = l.shape != shapeEmpty
+	}
 	if s.role != roleNone && l.shape != shapeVector && l.shape != shapeList && l.shape != shapeChar {
 		s.role = roleNone
 	}
@@ -258,6 +269,9 @@ func (s *Scanner) body(l layout, n int64) {
 		s.root = false
 		s.elems = n
 		s.push(opElements, n)
+	case s.role == roleCall && byte(s.item) == typeList:
+		s.role = roleNone
+		s.push(opCall, n)
 	case l.shape == shapeList:
 		s.list(n)
 		s.push(opItems, n)

@@ -17,10 +17,11 @@ end <- 0
 is_string <- function(x) is.character(x) && length(x) == 1 && !is.na(x)
 
 facts <- function(x) {
-  f <- list(kind = "unknown", success = FALSE, elapsed = 0, final = FALSE, text = "")
+  f <- list(kind = "unknown", success = FALSE, elapsed = 0, final = FALSE, text = "", tagged = FALSE)
   if (typeof(x) != "list" || length(x) == 0 || !is_string(x[[1]])) return(f)
   if (!x[[1]] %in% c("EXEC", "DONE", "VALUE")) return(f)
   f$kind <- x[[1]]
+  if (f$kind == "EXEC") f$tagged <- !is.null(x$data$tag)
   if (f$kind != "VALUE") return(f)
   value <- x$value
   if (is_string(value) && is.null(attributes(value)) && nchar(value, "bytes") <= 32) f$text <- value
@@ -37,7 +38,7 @@ emit <- function(label, bytes) {
   # overflows its stack.
   f <- facts(if (!startsWith(label, "long_pairlist")) suppressWarnings(unserialize(bytes)))
   line <- c(label, sprintf("%.0f", end), bytes[1] == charToRaw("X"), f$kind, f$success,
-            sprintf("%.9f", f$elapsed), f$final, f$text)
+            sprintf("%.9f", f$elapsed), f$final, f$tagged, f$text)
   writeLines(paste(line, collapse = "\t"), index)
   if (length(args) > 2 && length(bytes) < 6000 && !grepl("-(2b|3x)$|^session|^pointer", label)) {
     writeBin(bytes, file.path(args[3], paste0(label, ".bin")))
@@ -128,6 +129,9 @@ answer <- function(class, fun, args = list(), tag = NULL) {
 }
 for (class in c("SOCKnode", "SOCK0node")) {
   emit(paste0("exec-", class), exec(class, function(x) x + 1, list(1:10), tag = 3L))
+  emit(paste0("exec_tag_list-", class), exec(class, function(x) x, list(list(1, NULL)), tag = list(1, "a")))
+  emit(paste0("exec_tag_env-", class), exec(class, function(x) x, list(self), tag = self))
+  emit(paste0("exec_no_tag-", class), exec(class, c, list(list(list(1), NULL), tag = 1)))
   emit(paste0("exec_big-", class), exec(class, loops, list(x = runif(1e5), y = self)))
   emit(paste0("done-", class), done(class))
   emit(paste0("answer-", class), answer(class, function(x) { Sys.sleep(0.02); x }, list(1:10), tag = 7))

@@ -1,0 +1,265 @@
+package pods
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const patience = 20 * time.Second
+
+// apiServer is as much of an API server as a watch of pods needs.
+type apiServer struct {
+	*httptest.Server
+	mu      sync.Mutex
+	version int
+	pods    map[string]corev1.Pod
+	events  []event
+	news    chan struct{}
+	status  int // answered in the place of everything, if not 0
+	queries []string
+}
+
+type event struct {
+	Type    string     `json:"type"`
+	Object  corev1.Pod `json:"object"`
+	version int
+}
+
+func newAPIServer(t *testing.T) *apiServer {
+	s := &apiServer{pods: make(map[string]corev1.Pod), news: make(chan struct{})}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.queries = append(s.queries, r.URL.Path+"?"+r.URL.RawQuery)
+	status := s.status
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: fmt.Sprint(s.version)}}
+	for _, pod := range s.pods {
+		list.Items = append(list.Items, pod)
+	}
+	version := s.version
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	if status != 0 {
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: "Failure", Code: int32(status), Reason: metav1.StatusReasonForbidden, Message: "pods is forbidden"})
+		return
+	}
+	query := r.URL.Query()
+	if query.Get("watch") == "" {
+		_ = json.NewEncoder(w).Encode(list)
+		return
+	}
+	if query.Get("sendInitialEvents") == "true" { // a list by way of a watch: not every server has it
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+			Status: "Failure", Code: http.StatusBadRequest, Reason: metav1.StatusReasonInvalid})
+		return
+	}
+	_, _ = fmt.Sscan(query.Get("resourceVersion"), &version)
+	encoder := json.NewEncoder(w)
+	for sent := 0; ; {
+		s.mu.Lock()
+		events, news := s.events, s.news
+		s.mu.Unlock()
+		for ; sent < len(events); sent++ {
+			if events[sent].version > version && encoder.Encode(events[sent]) != nil {
+				return
+			}
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-news:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// set makes or changes a pod; a nil status deletes it.
+func (s *apiServer) set(name string, status *corev1.PodStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version++
+	pod := corev1.Pod{
+		TypeMeta:   metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID(name), ResourceVersion: fmt.Sprint(s.version)},
+	}
+	what := "ADDED"
+	if old, known := s.pods[name]; known {
+		what, pod.Status = "MODIFIED", old.Status
+	}
+	if status == nil {
+		what = "DELETED"
+		delete(s.pods, name)
+	} else {
+		pod.Status = *status
+		s.pods[name] = pod
+	}
+	s.events = append(s.events, event{what, pod, s.version})
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
+func (s *apiServer) answer(status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status = status
+}
+
+type rig struct {
+	*Watcher
+	logs     *observer.ObservedLogs
+	registry *prometheus.Registry
+}
+
+func watch(t *testing.T, s *apiServer) rig {
+	core, logs := observer.New(zap.DebugLevel)
+	registry := prometheus.NewRegistry()
+	w, err := New(Config{
+		Log: zap.New(core), Metrics: NewMetrics(registry), API: &rest.Config{Host: s.URL}, Namespace: "ns",
+		Selector: labels.SelectorFromSet(labels.Set{"component": "worker"}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != context.Canceled {
+			t.Errorf("Run returned %v", err)
+		}
+	})
+	return rig{w, logs, registry}
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", patience, what)
+		}
+	}
+}
+
+var (
+	ready  = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+	noRoom = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{
+		{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "no room"}}}
+	oom = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "worker", State: terminated("OOMKilled", 137)}}}
+)
+
+func TestMissing(t *testing.T) {
+	s := newAPIServer(t)
+	s.set("b", &noRoom)
+	s.set("a", &ready)
+	w := watch(t, s)
+	eventually(t, "b is missing", func() bool { return fmt.Sprint(w.Missing()) == "[{b Unschedulable: no room}]" })
+	s.set("a", &oom)
+	eventually(t, "a is missing as well", func() bool {
+		return fmt.Sprint(w.Missing()) == "[{a container worker ended by OOMKilled, exit code 137} {b Unschedulable: no room}]"
+	})
+	s.set("b", nil)
+	s.set("a", &ready)
+	eventually(t, "nothing is missing", func() bool { return len(w.Missing()) == 0 })
+	if n := w.logs.FilterMessage("worker pod's container ended").Len(); n != 1 {
+		t.Errorf("%d lines about the container's end, want 1", n)
+	}
+	if err := testutil.GatherAndCompare(w.registry, strings.NewReader(`
+# HELP rendezvous_worker_pod_ends_total Worker pods, or containers of theirs, that ended, by Kubernetes' reason.
+# TYPE rendezvous_worker_pod_ends_total counter
+rendezvous_worker_pod_ends_total{reason="Completed"} 0
+rendezvous_worker_pod_ends_total{reason="Error"} 0
+rendezvous_worker_pod_ends_total{reason="Evicted"} 0
+rendezvous_worker_pod_ends_total{reason="NodeLost"} 0
+rendezvous_worker_pod_ends_total{reason="OOMKilled"} 1
+rendezvous_worker_pod_ends_total{reason="Preempting"} 0
+rendezvous_worker_pod_ends_total{reason="other"} 0
+`)); err != nil {
+		t.Error(err)
+	}
+	for _, query := range s.queries {
+		if !strings.HasPrefix(query, "/api/v1/namespaces/ns/pods?") || !strings.Contains(query, "labelSelector=component%3Dworker") {
+			t.Errorf("it asked for %s", query)
+		}
+	}
+}
+
+func TestWhy(t *testing.T) {
+	s := newAPIServer(t)
+	for _, name := range []string{"a", "b", "c"} {
+		s.set(name, &ready)
+	}
+	w := watch(t, s)
+	eventually(t, "the pods are known", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.pods) == 3 })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+
+	why := make(chan string)
+	go func() { why <- w.Why(ctx, "a") }()
+	s.set("a", &oom)
+	if got := <-why; got != "OOMKilled, exit code 137" {
+		t.Errorf("a: %q", got)
+	}
+	go func() { why <- w.Why(ctx, "b") }()
+	s.set("b", nil)
+	if got := <-why; got != "the pod was deleted" {
+		t.Errorf("b: %q", got)
+	}
+	if got := w.Why(ctx, "b"); got != "the pod was deleted" {
+		t.Errorf("b, asked afterwards: %q", got)
+	}
+	if got := w.Why(ctx, "unknown"); got != "" {
+		t.Errorf("unknown: %q", got)
+	}
+	short, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer stop()
+	if got := w.Why(short, "c"); got != "" {
+		t.Errorf("c, which is well: %q", got)
+	}
+}
+
+// Without the right to watch there is one line in the log, and everything else goes
+// on; with it, the watch comes to life.
+func TestForbidden(t *testing.T) {
+	s := newAPIServer(t)
+	s.set("b", &noRoom)
+	s.answer(http.StatusForbidden)
+	w := watch(t, s)
+	eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
+	line := w.logs.All()[0]
+	if !strings.Contains(line.Message, "allow get, list, watch of pods") || line.ContextMap()["namespace"] != "ns" {
+		t.Errorf("%+v", line)
+	}
+	s.answer(0)
+	eventually(t, "b is missing", func() bool { return len(w.Missing()) == 1 })
+	if n := w.logs.Len(); n != 1 {
+		t.Errorf("%d lines", n)
+	}
+}
