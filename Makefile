@@ -6,12 +6,22 @@
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 FUZZTIME ?= 30s
 
-.PHONY: all build deps demo test lint generate fuzz bench clean
+.PHONY: all build dist images deps demo test e2e lint generate fuzz bench clean
 
 all: build
 
 build:
 	go build -trimpath -o bin/ ./cmd/...
+
+# Static binaries, as the images have them.
+dist:
+	@for arch in amd64 arm64; do \
+	  CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags "-s -w" -o dist/linux-$$arch/ ./cmd/... || exit 1; \
+	done
+
+# Needs docker with buildx; VERSION, REGISTRY and the bases: images/docker-bake.hcl.
+images: dist
+	docker buildx bake -f images/docker-bake.hcl
 
 deps:
 	@test/deps
@@ -22,9 +32,14 @@ demo: deps build
 test: deps lint
 	go test -race -timeout 20m ./...
 
+# On a real Kubernetes: KUBECONFIG's, or a two-node one on this machine (test/cluster).
+e2e:
+	test/e2e/run
+
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'd: $$unformatted"; exit 1; }
 	go vet ./...
+	go vet -tags e2e ./test/e2e
 	$(STATICCHECK) ./...
 
 # What is made from other files: the chart's README, schema and copy of the site profile.
