@@ -183,7 +183,11 @@ func (w *Watcher) note(pod *corev1.Pod) {
 	log := w.config.Log.With(zap.String("pod", pod.Name))
 	if known && now.ends > before.ends && end != nil {
 		w.config.Metrics.ended(end.Reason)
-		log.Warn("worker pod's container ended", zap.String("reason", now.last))
+		tell := log.Warn
+		if end.ExitCode == 0 {
+			tell = log.Info
+		}
+		tell("worker pod's container ended", zap.String("reason", now.last))
 	}
 	if pod.Status.Reason != "" && before.reason != now.reason {
 		w.config.Metrics.ended(pod.Status.Reason)

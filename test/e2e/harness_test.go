@@ -49,9 +49,6 @@ func newNamespace(t *testing.T) *namespace {
 	n.sh("kubectl create namespace " + n.name)
 	n.sh("kubectl config set-context --current --namespace=" + n.name)
 	t.Cleanup(func() {
-		if t.Failed() {
-			n.describe()
-		}
 		n.sh("kubectl delete namespace --wait=false " + n.name)
 	})
 	return n
@@ -109,7 +106,12 @@ func root(t *testing.T) string {
 func (n *namespace) install(more ...string) {
 	n.t.Helper()
 	n.sh("helm install --wait --timeout 3m test " + filepath.Join(root(n.t), "charts/future") + " " + strings.Join(more, " "))
-	n.t.Cleanup(func() { n.try("helm uninstall test --wait --timeout 2m") })
+	n.t.Cleanup(func() {
+		if n.t.Failed() {
+			n.describe()
+		}
+		n.try("helm uninstall test --wait --timeout 2m")
+	})
 }
 
 // headless are the values of a release whose scheduler has R alone.
