@@ -120,7 +120,7 @@ func (s *serve) Run(ctx context.Context) error {
 		if err != nil {
 			return program.Configf("--tls-dir: %w", err)
 		}
-		config.TLS = material.ServerConfig()
+		config.TLS, config.Certificate = material.ServerConfig(), material
 	}
 	if s.WorkerPods != "" {
 		if config.Pods, err = s.watcher(log); err != nil {

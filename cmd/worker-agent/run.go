@@ -41,7 +41,7 @@ type agentCommand struct {
 
 	StartTimeout time.Duration `help:"How long R may take to start." default:"60s" env:"WORKER_AGENT_START_TIMEOUT"`
 	StopGrace    time.Duration `help:"How long R may take to end by itself when its session is over, and again after SIGTERM." default:"2s" env:"WORKER_AGENT_STOP_GRACE"`
-	DrainBudget  time.Duration `help:"How long busy workers may finish their call when the agent is told to end; on Kubernetes, terminationGracePeriodSeconds less 2 x --stop-grace." default:"20s" env:"WORKER_AGENT_DRAIN_BUDGET"`
+	DrainBudget  time.Duration `help:"How long busy workers may finish their call when the agent is told to end; on Kubernetes, terminationGracePeriodSeconds less 2 x --stop-grace and 2s." default:"20s" env:"WORKER_AGENT_DRAIN_BUDGET"`
 	NoLimits     bool          `help:"Leave R_MAX_VSIZE and the thread counts as they are, whatever the container grants." env:"WORKER_AGENT_NO_LIMITS"`
 
 	AdminAddress   string `help:"HOST:PORT of /livez, /readyz and /metrics." default:"127.0.0.1:7463" env:"WORKER_AGENT_ADMIN_ADDRESS" placeholder:"ADDRESS"`
@@ -101,7 +101,7 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	config, err := c.agentConfig(log, agent.NewMetrics(registry))
+	config, err := c.agentConfig(log, registry)
 	if err != nil {
 		return program.ConfigError{Err: err}
 	}
@@ -145,9 +145,9 @@ func (c *agentCommand) Run(ctx context.Context) error {
 }
 
 // agentConfig turns the flags into an agent's configuration.
-func (c *agentCommand) agentConfig(log *zap.Logger, metrics *agent.Metrics) (agent.Config, error) {
+func (c *agentCommand) agentConfig(log *zap.Logger, register prometheus.Registerer) (agent.Config, error) {
 	config := agent.Config{
-		Log: log, Metrics: metrics, Name: c.Name, Instance: rand.Text(), Group: c.Group,
+		Log: log, Metrics: agent.NewMetrics(register), Name: c.Name, Instance: rand.Text(), Group: c.Group,
 		Build: program.Version(), Slots: c.Workers,
 		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup},
 		Env:     os.Environ(), Dir: c.Dir,
@@ -175,6 +175,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, metrics *agent.Metrics) (age
 			return config, fmt.Errorf("--tls-dir: %w", err)
 		}
 		config.TLS = material.ClientConfig()
+		material.RegisterExpiry(register, "worker_agent")
 	}
 	return config, nil
 }

@@ -66,6 +66,8 @@ func TestDeath(t *testing.T) {
 	}
 	s.eventually("the news of its death", func() bool { return strings.Contains(s.Workers()[0].LastExit, "killed") })
 	s.await(pool.Warm, 1)
+	s.expectDeaths("exited", 1)
+	s.expectDeaths("signal", 1)
 }
 
 func TestCannotStart(t *testing.T) {
@@ -137,6 +139,7 @@ func TestDrain(t *testing.T) {
 	if err := <-s.ended; err != nil {
 		t.Errorf("Run: %v", err)
 	}
+	s.expectDeaths("drained", 0)
 	s.eventually("no slot", func() bool { return len(s.Workers()) == 0 })
 }
 
@@ -148,10 +151,11 @@ func TestDrainBudget(t *testing.T) {
 	busy.send("one")
 	busy.expect("one")
 	s.stop()
-	busy.expect("(drain)", "(eof)", "(ended) ")
+	busy.expect("(drain)", "(eof)", "(ended) the agent is stopping and cannot wait any longer")
 	if err := <-s.ended; err != nil {
 		t.Errorf("Run: %v", err)
 	}
+	s.expectDeaths("drained", 1)
 }
 
 // The rendezvous is lost and comes back: a worker in a session is ended, an idle

@@ -81,8 +81,9 @@ type system struct {
 	agents   net.Listener
 	shutDown func() // ends the pool
 	agent    *agent.Agent
-	stop     context.CancelFunc // of the agent
-	ended    chan error         // Run's result
+	stop     context.CancelFunc   // of the agent
+	ended    chan error           // Run's result
+	registry *prometheus.Registry // of the pool
 }
 
 func start(t *testing.T, how string, change func(*agent.Config)) *system {
@@ -124,8 +125,9 @@ func (s *system) serve(address string) (stop func()) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.registry = prometheus.NewRegistry()
 	workers := pool.New(pool.Config{
-		Log: zap.NewNop(), Metrics: pool.NewMetrics(prometheus.NewRegistry()), MaxWorkers: 10, ReserveLimit: patience,
+		Log: zap.NewNop(), Metrics: pool.NewMetrics(s.registry), MaxWorkers: 10, ReserveLimit: patience,
 	})
 	s.agents, s.Pool = listener, workers
 	ctx, cancel := context.WithCancel(context.Background())
@@ -159,6 +161,27 @@ func (s *system) eventually(what string, condition func() bool) {
 			s.t.Fatalf("waited in vain for %s: %+v", what, s.Workers())
 		}
 	}
+}
+
+// expectDeaths compares what the pool has counted.
+func (s *system) expectDeaths(reason string, want float64) {
+	s.t.Helper()
+	families, err := s.registry.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() != "rendezvous_worker_deaths_total" || m.GetLabel()[0].GetValue() != reason {
+				continue
+			}
+			if got := m.GetCounter().GetValue(); got != want {
+				s.t.Errorf("%v workers died with the reason %s, want %v", got, reason, want)
+			}
+			return
+		}
+	}
+	s.t.Errorf("no deaths with the reason %s", reason)
 }
 
 // await waits until n slots are in a state.

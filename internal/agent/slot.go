@@ -76,7 +76,8 @@ func (s *slot) announce(ctx context.Context, message link.StateMessage) {
 	tell(ctx, conn, link.State, message)
 }
 
-// lastWords is how long what is said after the drain budget may take.
+// lastWords is how long what is said after the drain budget may take, by R and then by
+// the agent.
 const lastWords = time.Second
 
 // tell sends, if there is a connection. Behind what a session does not read it
@@ -162,6 +163,7 @@ func (s *slot) await(ctx, hard context.Context, w *worker) {
 	case <-w.finished:
 	case <-hard.Done():
 		s.log.Warn("drain budget spent, ending the worker in the middle of its call")
+		w.finish(drainSpent)
 	}
 }
 

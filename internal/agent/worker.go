@@ -207,6 +207,9 @@ func (w *worker) connection() *link.Conn {
 	return w.slot.conn
 }
 
+// drainSpent is the reason to end a worker in the middle of its call.
+const drainSpent = "the agent is stopping and cannot wait any longer"
+
 // finish tells the worker to end.
 func (w *worker) finish(reason string) { w.finishAs(reason, true) }
 
@@ -251,9 +254,13 @@ func (w *worker) end(hard context.Context) link.ExitMessage {
 		hard, cancel = context.WithTimeout(hard, grace)
 		defer cancel()
 	}
+	// What R wrote is on its way; a session that reads it then hears why its worker ended.
+	late := make(chan struct{})
+	stop := context.AfterFunc(hard, func() { time.AfterFunc(lastWords, func() { close(late) }) })
+	defer stop()
 	select {
 	case <-w.drained:
-	case <-hard.Done():
+	case <-late:
 		if conn := w.connection(); conn != nil {
 			conn.Close()
 		}
@@ -264,6 +271,9 @@ func (w *worker) end(hard context.Context) link.ExitMessage {
 	message := link.ExitMessage{Cause: exit.String(), Kind: kind(exit), Expected: w.expected || exit.Code == 0 && exit.Signal == 0}
 	if w.expected {
 		message.Cause = w.reason
+		if w.reason == drainSpent {
+			message.Kind = link.ExitDrained
+		}
 	} else {
 		message.Lines = exit.LastLines
 	}

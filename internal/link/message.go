@@ -74,6 +74,9 @@ const (
 	ExitStatus   ExitKind = "exited" // by itself
 	ExitSignal   ExitKind = "signal"
 	ExitNoMemory ExitKind = "out_of_memory"
+	// ExitDrained: its agent was told to end, and could not wait for its call any
+	// longer. It was expected, but not by its session.
+	ExitDrained ExitKind = "drained"
 )
 
 // maxLines bounds the lines of an ExitMessage, so that it fits into MaxControl

@@ -20,10 +20,10 @@ const exitLost link.ExitKind = "connection_lost"
 func NewMetrics(register prometheus.Registerer) *Metrics {
 	deaths := promauto.With(register).NewCounterVec(prometheus.CounterOpts{
 		Name: "rendezvous_worker_deaths_total",
-		Help: "Workers that ended without having been told to, by how: exited by itself, signal, out_of_memory, connection_lost with a session.",
+		Help: "Workers that ended without having been told to by their session, by how: exited by itself, signal, out_of_memory, drained in the middle of a call, connection_lost with a session.",
 	}, []string{"reason"})
 	m := &Metrics{register: register, deaths: make(map[link.ExitKind]prometheus.Counter)}
-	for _, kind := range []link.ExitKind{link.ExitStatus, link.ExitSignal, link.ExitNoMemory, exitLost} {
+	for _, kind := range []link.ExitKind{link.ExitStatus, link.ExitSignal, link.ExitNoMemory, link.ExitDrained, exitLost} {
 		m.deaths[kind] = deaths.WithLabelValues(string(kind))
 	}
 	return m

@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +92,51 @@ func TestUnexpectedExit(t *testing.T) {
 	eventually(t, "a warm worker", func() bool { return r.count(pool.Warm) == 1 })
 	if got := r.snapshot(t); got.LastExit != "exit status 1" {
 		t.Errorf("warm again: %+v", got)
+	}
+}
+
+// Deaths are counted by their kind; one that nobody knows is an exit.
+func TestDeathsByReason(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a := r.park(t, "agent")
+	deaths := func() string {
+		var counts []string
+		for _, reason := range []string{"exited", "signal", "out_of_memory", "drained", "connection_lost"} {
+			counts = append(counts, fmt.Sprintf("%s %v", reason, r.metric(t, "rendezvous_worker_deaths_total", reason)))
+		}
+		return strings.Join(counts, ", ")
+	}
+	for i, exit := range []link.ExitMessage{
+		{Kind: link.ExitStatus},
+		{Kind: link.ExitStatus, Expected: true},
+		{Kind: link.ExitSignal},
+		{Kind: link.ExitSignal, Expected: true},
+		{Kind: link.ExitNoMemory},
+		{Kind: link.ExitDrained, Expected: true},
+		{Kind: "plague"},
+	} {
+		_, s := r.bind(t, a)
+		exit.Cause = fmt.Sprint("cause ", i)
+		a.send(link.Exit, exit)
+		s.expect(t, "ended: "+exit.Cause)
+		a.state(link.Warm)
+	}
+	// A connection that is lost is the death of a worker that has a session, and only
+	// while it is to go on.
+	w, s := r.bind(t, a)
+	w.End()
+	a.expect(link.EOF)
+	a.Close()
+	want(t, s.events, "the end")
+	r.park(t, "idle").Close()
+	eventually(t, "it to leave", func() bool { return len(r.Workers()) == 0 })
+	b := r.park(t, "another")
+	_, s = r.bind(t, b)
+	b.Close()
+	want(t, s.events, "the end")
+	if got := deaths(); got != "exited 2, signal 1, out_of_memory 1, drained 1, connection_lost 1" {
+		t.Error(got)
 	}
 }
 

@@ -84,7 +84,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 		}
 	}
 	if sink != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && state == Bound { // not one that was ending
 			p.config.Metrics.died(exitLost)
 		}
 		sink.Ended(cause)
@@ -241,6 +241,8 @@ func (s *slot) onExit(message link.ExitMessage) {
 	s.lastExit = ""
 	if !message.Expected {
 		s.lastExit = message.Cause
+	}
+	if !message.Expected || message.Kind == link.ExitDrained {
 		p.config.Metrics.died(message.Kind)
 	}
 	p.recall()

@@ -15,6 +15,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
@@ -29,10 +30,11 @@ import (
 type Config struct {
 	Log           *zap.Logger
 	Build         string
-	Agents        net.Listener // agents dial it
-	TLS           *tls.Config  // nil: plain TCP, on loopback for UIDs' and our own agents alone
-	API           net.Listener // R dials it, on loopback
-	Admin         net.Listener // probes and metrics
+	Agents        net.Listener   // agents dial it
+	TLS           *tls.Config    // nil: plain TCP, on loopback for UIDs' and our own agents alone
+	Certificate   *mtls.Material // TLS', for its metric; may be nil
+	API           net.Listener   // R dials it, on loopback
+	Admin         net.Listener   // probes and metrics
 	Prober        *sockdiag.Prober
 	UIDs          []uint32
 	DemandTimeout time.Duration
@@ -54,6 +56,9 @@ const reserveLimit = time.Second
 func Run(ctx context.Context, config Config) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if config.Certificate != nil {
+		config.Certificate.RegisterExpiry(registry, "rendezvous")
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	poolConfig := pool.Config{
