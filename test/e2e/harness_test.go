@@ -37,7 +37,7 @@ func newNamespace(t *testing.T) *namespace {
 		t.Fatal("KUBECONFIG is not set: run `make e2e`")
 	}
 	n := &namespace{t: t, dir: t.TempDir()}
-	n.name = fmt.Sprintf("e2e-%s-%d", strings.ToLower(strings.TrimPrefix(t.Name(), "Test")), time.Now().UnixMilli()%1e6)
+	n.name = fmt.Sprintf("e2e-%s-%d", strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(t.Name(), "Test"), "/", "-")), time.Now().UnixMilli()%1e6)
 	n.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	text, err := os.ReadFile(config)
 	if err != nil {
