@@ -111,7 +111,7 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	config, err := c.agentConfig(log, agent.NewMetrics(registry))
+	config, err := c.agentConfig(log, registry)
 	if err != nil {
 		return program.ConfigError{Err: err}
 	}
@@ -155,9 +155,9 @@ func (c *agentCommand) Run(ctx context.Context) error {
 }
 
 // agentConfig turns the flags into an agent's configuration.
-func (c *agentCommand) agentConfig(log *zap.Logger, metrics *agent.Metrics) (agent.Config, error) {
+func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Registerer) (agent.Config, error) {
 	config := agent.Config{
-		Log: log, Metrics: metrics, Name: c.Name, Instance: rand.Text(), Group: c.Group,
+		Log: log, Metrics: agent.NewMetrics(registry), Name: c.Name, Instance: rand.Text(), Group: c.Group,
 		Build: program.Version(), Slots: c.Workers,
 		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup},
 		Env:     os.Environ(), Dir: c.Dir,
@@ -185,6 +185,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, metrics *agent.Metrics) (age
 			return config, fmt.Errorf("--tls-dir: %w", err)
 		}
 		config.TLS = material.ClientConfig()
+		material.Register(registry, "worker_agent_tls_certificate_expiry_timestamp_seconds")
 	}
 	return config, nil
 }

@@ -27,10 +27,13 @@ import (
 // already, so that what is wrong with them was an error of the configuration; Run
 // closes the listeners.
 type Config struct {
-	Log           *zap.Logger
-	Build         string
-	Agents        net.Listener // agents dial it
-	TLS           *tls.Config  // nil: plain TCP, on loopback for UIDs' and our own agents alone
+	Log    *zap.Logger
+	Build  string
+	Agents net.Listener // agents dial it
+	TLS    *tls.Config  // nil: plain TCP, on loopback for UIDs' and our own agents alone
+	// Register, if not nil, registers further metrics.
+	Register func(prometheus.Registerer)
+
 	API           net.Listener // R dials it, on loopback
 	Admin         net.Listener // probes and metrics
 	Prober        *sockdiag.Prober
@@ -55,6 +58,9 @@ func Run(ctx context.Context, config Config) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
+	if config.Register != nil {
+		config.Register(registry)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	poolConfig := pool.Config{
 		Log: config.Log, Metrics: pool.NewMetrics(registry), Build: config.Build,
