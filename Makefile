@@ -41,6 +41,7 @@ lint:
 	go vet ./...
 	go vet -tags e2e ./test/e2e
 	$(STATICCHECK) ./...
+	$(STATICCHECK) -tags e2e ./test/e2e
 
 # What is made from other files: the chart's README, schema and copy of the site profile.
 generate:

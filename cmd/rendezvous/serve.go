@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/admin"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
@@ -120,7 +121,10 @@ func (s *serve) Run(ctx context.Context) error {
 		if err != nil {
 			return program.Configf("--tls-dir: %w", err)
 		}
-		config.TLS, config.Certificate = material.ServerConfig(), material
+		config.TLS = material.ServerConfig()
+		config.Register = func(r prometheus.Registerer) {
+			material.Register(r, "rendezvous_tls_certificate_expiry_timestamp_seconds")
+		}
 	}
 	if s.WorkerPods != "" {
 		if config.Pods, err = s.watcher(log); err != nil {

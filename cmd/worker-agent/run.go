@@ -19,6 +19,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/rpackages"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"github.com/psock-runtime/psock-runtime/pkg/discovery"
+	"github.com/psock-runtime/psock-runtime/pkg/discovery/kube"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -27,7 +28,7 @@ import (
 // agentCommand is the configuration of a worker agent. Every flag can be given as
 // an environment variable too.
 type agentCommand struct {
-	Rendezvous string `help:"Where the rendezvous is: IP:PORT[,IP:PORT], dns:NAME:PORT (each address of NAME), or srv:NAME." default:"127.0.0.1:7460" env:"WORKER_AGENT_RENDEZVOUS" placeholder:"SOURCE"`
+	Rendezvous string `help:"Where the rendezvous is: IP:PORT[,IP:PORT], dns:NAME:PORT (each address of NAME), srv:NAME, or kubernetes:SERVICE:PORT (the EndpointSlices of a Service in this namespace, from the API server)." default:"127.0.0.1:7460" env:"WORKER_AGENT_RENDEZVOUS" placeholder:"SOURCE"`
 	TLSDir     string `name:"tls-dir" help:"Directory with ca.crt, tls.crt and tls.key, as a kubernetes.io/tls secret has them; read again when they change. Needed unless --rendezvous is on loopback." env:"WORKER_AGENT_TLS_DIR" placeholder:"DIR"`
 	Plaintext  bool   `help:"Dial without TLS although --rendezvous is not on loopback: anyone in between can read the sessions' data and pose as either side." env:"WORKER_AGENT_PLAINTEXT"`
 
@@ -55,7 +56,7 @@ func (c *agentCommand) Validate() error {
 	if c.TLSDir != "" && c.Plaintext {
 		return errors.New("--tls-dir and --plaintext contradict each other: give one of them")
 	}
-	source, err := discovery.Parse(c.Rendezvous)
+	source, err := c.source(zap.NewNop())
 	if err != nil {
 		return fmt.Errorf("--rendezvous: %w", err)
 	}
@@ -81,6 +82,15 @@ func (c *agentCommand) Validate() error {
 		return fmt.Errorf("--admin-address: %s is not on loopback; give --admin-plaintext to serve it in plain text", c.AdminAddress)
 	}
 	return nil
+}
+
+// source finds the rendezvous.
+func (c *agentCommand) source(log *zap.Logger) (discovery.Source, error) {
+	report := func(err error) { log.Warn("looking for the rendezvous failed, trying on", zap.Error(err)) }
+	if strings.HasPrefix(c.Rendezvous, kube.Prefix) {
+		return kube.Parse(c.Rendezvous, kube.WithReport(report))
+	}
+	return discovery.Parse(c.Rendezvous, discovery.WithReport(report))
 }
 
 // onLoopback reports whether source names loopback addresses only.
@@ -145,9 +155,9 @@ func (c *agentCommand) Run(ctx context.Context) error {
 }
 
 // agentConfig turns the flags into an agent's configuration.
-func (c *agentCommand) agentConfig(log *zap.Logger, register prometheus.Registerer) (agent.Config, error) {
+func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Registerer) (agent.Config, error) {
 	config := agent.Config{
-		Log: log, Metrics: agent.NewMetrics(register), Name: c.Name, Instance: rand.Text(), Group: c.Group,
+		Log: log, Metrics: agent.NewMetrics(registry), Name: c.Name, Instance: rand.Text(), Group: c.Group,
 		Build: program.Version(), Slots: c.Workers,
 		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup},
 		Env:     os.Environ(), Dir: c.Dir,
@@ -159,7 +169,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, register prometheus.Register
 			return config, fmt.Errorf("--name is not given and the host has none: %w", err)
 		}
 	}
-	if config.Source, err = discovery.Parse(c.Rendezvous); err != nil {
+	if config.Source, err = c.source(log); err != nil {
 		return config, fmt.Errorf("--rendezvous: %w", err)
 	}
 	if c.Dir != "" {
@@ -175,7 +185,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, register prometheus.Register
 			return config, fmt.Errorf("--tls-dir: %w", err)
 		}
 		config.TLS = material.ClientConfig()
-		material.RegisterExpiry(register, "worker_agent")
+		material.Register(registry, "worker_agent_tls_certificate_expiry_timestamp_seconds")
 	}
 	return config, nil
 }

@@ -19,7 +19,7 @@ func TestExpiryMetric(t *testing.T) {
 	put(generate(t, GenerateOptions{Validity: time.Hour}))
 	m := load(t, dir)
 	registry := prometheus.NewRegistry()
-	m.RegisterExpiry(registry, "worker_agent")
+	m.Register(registry, "worker_agent_tls_certificate_expiry_timestamp_seconds")
 	check := func(m *Material) { // m is one that has just been loaded
 		t.Helper()
 		const name = "worker_agent_tls_certificate_expiry_timestamp_seconds"

@@ -22,6 +22,9 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
 // ServerName is the name in the rendezvous' certificate. It does not depend on
@@ -106,6 +109,14 @@ func Load(dir string, options ...Option) (*Material, error) {
 	}
 	m.checked = m.now()
 	return m, nil
+}
+
+// Register registers a metric, called name, with the time at which the certificate in
+// use expires.
+func (m *Material) Register(registry prometheus.Registerer, name string) {
+	promauto.With(registry).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: name, Help: "When the TLS certificate in use expires, in seconds since 1970.",
+	}, func() float64 { return float64(m.NotAfter().Unix()) })
 }
 
 // NotAfter returns when the certificate in use expires.

@@ -15,8 +15,10 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/go-logr/logr"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"k8s.io/klog/v2"
 )
 
 // Exit codes.
@@ -73,6 +75,8 @@ func Run(ctx context.Context, cli any, name, description string, args []string, 
 		fmt.Fprintf(stderr, "%s: %s; see '%s --help'\n", name, oneLine(err), name)
 		return ExitConfig
 	}
+	// client-go writes lines of its own; what matters in them comes as errors.
+	klog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	command.BindTo(ctx, (*context.Context)(nil))

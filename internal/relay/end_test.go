@@ -69,14 +69,16 @@ func TestLostInCall(t *testing.T) {
 	for name, tc := range map[string]struct {
 		sent, answered []byte
 		want           string
+		drained        bool
 	}{
-		"in a call":               {exec, nil, "worker worker-a/0 was lost in this call: killed"},
-		"in the second call":      {append(bytes.Clone(exec), exec...), good, "worker worker-a/0 was lost in this call: killed"},
-		"idle":                    {exec, good, ""},
-		"before a call":           {nil, nil, ""},
-		"while the call was sent": {exec[:len(exec)-1], nil, ""},
-		"in the answer":           {exec, good[:len(good)-1], ""},
-		"opaque":                  {[]byte("GET / HTTP/1.0"), nil, ""},
+		"in a call":               {sent: exec, want: "worker worker-a/0 was lost in this call: killed"},
+		"in the second call":      {sent: append(bytes.Clone(exec), exec...), answered: good, want: "worker worker-a/0 was lost in this call: killed"},
+		"in a call, draining":     {sent: exec, want: "worker worker-a/0 was lost in this call: killed", drained: true},
+		"idle":                    {sent: exec, answered: good},
+		"before a call":           {},
+		"while the call was sent": {sent: exec[:len(exec)-1]},
+		"in the answer":           {sent: exec, answered: good[:len(good)-1]},
+		"opaque":                  {sent: []byte("GET / HTTP/1.0")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, &worker{}, nil)
@@ -85,6 +87,9 @@ func TestLostInCall(t *testing.T) {
 			if tc.answered != nil {
 				s.Data(tc.answered)
 				s.read(t, len(tc.answered))
+			}
+			if tc.drained {
+				s.Drain()
 			}
 			s.EOF()
 			s.Ended("killed")

@@ -129,7 +129,7 @@ func (s *Session) answer() {
 // worker's place. A call with a tag is none: parallel's clusterApplyLB drops answers
 // without it, and the error with them. Called with the lock held.
 func (s *Session) answerable() bool {
-	return s.calls > 0 && !s.tagged && !s.partial && !s.midway && !s.activity.Opaque && !s.draining
+	return s.calls > 0 && !s.tagged && !s.partial && !s.midway && !s.activity.Opaque
 }
 
 // relayUp carries bytes from the session to the worker until one of them ends.

@@ -15,7 +15,6 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/link"
-	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
@@ -28,13 +27,15 @@ import (
 // already, so that what is wrong with them was an error of the configuration; Run
 // closes the listeners.
 type Config struct {
-	Log           *zap.Logger
-	Build         string
-	Agents        net.Listener   // agents dial it
-	TLS           *tls.Config    // nil: plain TCP, on loopback for UIDs' and our own agents alone
-	Certificate   *mtls.Material // TLS', for its metric; may be nil
-	API           net.Listener   // R dials it, on loopback
-	Admin         net.Listener   // probes and metrics
+	Log    *zap.Logger
+	Build  string
+	Agents net.Listener // agents dial it
+	TLS    *tls.Config  // nil: plain TCP, on loopback for UIDs' and our own agents alone
+	// Register, if not nil, registers further metrics.
+	Register func(prometheus.Registerer)
+
+	API           net.Listener // R dials it, on loopback
+	Admin         net.Listener // probes and metrics
 	Prober        *sockdiag.Prober
 	UIDs          []uint32
 	DemandTimeout time.Duration
@@ -56,10 +57,10 @@ const reserveLimit = time.Second
 func Run(ctx context.Context, config Config) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if config.Certificate != nil {
-		config.Certificate.RegisterExpiry(registry, "rendezvous")
-	}
 
+	if config.Register != nil {
+		config.Register(registry)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	poolConfig := pool.Config{
 		Log: config.Log, Metrics: pool.NewMetrics(registry), Build: config.Build,

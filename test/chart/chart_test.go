@@ -89,8 +89,9 @@ func withoutFile(t *testing.T, rendered, name string) string {
 		t.Fatal(err)
 	}
 	for _, indent := range []string{"  ", "    "} {
-		// helm trims nothing: each line of the file is there, with the indent.
-		indented := indent + strings.ReplaceAll(string(text), "\n", "\n"+indent)
+		// Each line of the file is there, with the indent; of the end of a document helm
+		// trims white space.
+		indented := indent + strings.ReplaceAll(strings.TrimRight(string(text), "\n"), "\n", "\n"+indent)
 		rendered = strings.ReplaceAll(rendered, indented, indent+"# "+name)
 	}
 	return rendered

@@ -7,12 +7,12 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -37,7 +37,7 @@ func newNamespace(t *testing.T) *namespace {
 		t.Fatal("KUBECONFIG is not set: run `make e2e`")
 	}
 	n := &namespace{t: t, dir: t.TempDir()}
-	n.name = fmt.Sprintf("e2e-%s-%d", strings.ToLower(strings.TrimPrefix(t.Name(), "Test")), time.Now().UnixMilli()%1e6)
+	n.name = fmt.Sprintf("e2e-%s-%d", strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(t.Name(), "Test"), "/", "-")), time.Now().UnixMilli()%1e6)
 	n.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	text, err := os.ReadFile(config)
 	if err != nil {
@@ -128,10 +128,79 @@ func (n *namespace) r(code string) string {
 }
 
 func (n *namespace) tryR(code string) (string, error) {
-	return n.try("kubectl exec deployment/future-scheduler -- Rscript -e " + quote(code) + " 2>&1")
+	return n.try("kubectl exec -i deployment/future-scheduler -- Rscript - <<'R'\n" + code + "\nR")
 }
 
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+// script is an R session that goes on while the test does something else.
+type script struct {
+	n    *namespace
+	out  bytes.Buffer
+	mu   sync.Mutex
+	done chan error
+}
+
+func (s *script) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.Write(p)
+}
+
+func (s *script) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.String()
+}
+
+// startR starts R code in the scheduler's R container.
+func (n *namespace) startR(code string) *script {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	n.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, "kubectl", "exec", "-i", "deployment/future-scheduler", "--", "Rscript", "-")
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+n.kubeconfig)
+	s := &script{n: n, done: make(chan error, 1)}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(code), s, s
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	go func() { s.done <- cmd.Wait() }()
+	return s
+}
+
+// await waits until R has printed text.
+func (s *script) await(text string) {
+	s.n.t.Helper()
+	s.n.eventually("R prints "+text, func() bool {
+		if strings.Contains(s.text(), text) {
+			return true
+		}
+		select {
+		case err := <-s.done:
+			s.done <- err
+			if !strings.Contains(s.text(), text) {
+				s.n.t.Fatalf("R ended (%v) without %q:\n%s", err, text, s.text())
+			}
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// wait waits for the end of R, which must be a good one.
+func (s *script) wait() string {
+	s.n.t.Helper()
+	select {
+	case err := <-s.done:
+		s.done <- err
+		if err != nil {
+			s.n.t.Fatalf("R: %v\n%s", err, s.text())
+		}
+	case <-time.After(patience):
+		s.n.t.Fatalf("R does not end:\n%s", s.text())
+	}
+	return s.text()
+}
 
 // planned is R code that makes the plan and prints, on a line each, the pods that
 // futures ran on.
@@ -192,13 +261,23 @@ func (n *namespace) rollout() {
 	n.sh("kubectl rollout status deployment/future-worker --timeout=3m")
 }
 
-// status is the rendezvous' state, as `rendezvous status --json` tells it.
-func (n *namespace) status(into any) error {
-	out, err := n.try("kubectl exec deployment/future-scheduler -c rendezvous -- /rendezvous status --json")
-	if err != nil {
-		return fmt.Errorf("%s: %w", out, err)
+// metric is the value of one series of the rendezvous, as its metrics have it.
+func (n *namespace) metric(series string) string {
+	n.t.Helper()
+	out := n.sh(`kubectl exec deployment/future-scheduler -- Rscript -e 'writeLines(readLines("http://127.0.0.1:7462/metrics"))'`)
+	for line := range strings.Lines(out) {
+		if value, found := strings.CutPrefix(line, series+" "); found {
+			return strings.TrimSpace(value)
+		}
 	}
-	return json.Unmarshal([]byte(out), into)
+	n.t.Fatalf("no series %s", series)
+	return ""
+}
+
+// workerPods are the names of the worker pods that are not about to go.
+func (n *namespace) workerPods() []string {
+	n.t.Helper()
+	return strings.Fields(n.sh(`kubectl get pods -l component=worker -o json | jq -r '.items[] | select(.metadata.deletionTimestamp == null) | .metadata.name'`))
 }
 
 // restarts is how often containers of this release's pods were restarted.

@@ -23,7 +23,9 @@ func TestInstallAndPlan(t *testing.T) {
 			t.Errorf("a future ran on %s, which is no worker pod", name)
 		}
 	}
-	plans := func() int { return strings.Count(n.sh("kubectl logs deployment/future-scheduler -c rendezvous"), "cluster ready") }
+	plans := func() int {
+		return strings.Count(n.sh("kubectl logs deployment/future-scheduler -c rendezvous"), "cluster ready")
+	}
 	before := plans()
 	if out := n.sh("helm test test"); !strings.Contains(out, "Succeeded") || plans() != before+1 {
 		t.Errorf("helm test made %d plans:\n%s", plans()-before, out)

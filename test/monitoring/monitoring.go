@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
+	"gopkg.in/yaml.v3"
 )
 
 // Files, from the root of the repository.
@@ -24,18 +24,18 @@ const (
 
 // Alert is an alerting rule.
 type Alert struct {
-	Alert       string            `json:"alert"`
-	Expr        string            `json:"expr"`
-	Labels      map[string]string `json:"labels"`
-	Annotations map[string]string `json:"annotations"`
+	Alert       string            `yaml:"alert"`
+	Expr        string            `yaml:"expr"`
+	Labels      map[string]string `yaml:"labels"`
+	Annotations map[string]string `yaml:"annotations"`
 }
 
 // Alerts reads the alerts.
 func Alerts(root string) ([]Alert, error) {
 	var file struct {
 		Groups []struct {
-			Rules []Alert `json:"rules"`
-		} `json:"groups"`
+			Rules []Alert `yaml:"rules"`
+		} `yaml:"groups"`
 	}
 	if err := readYAML(filepath.Join(root, AlertsFile), &file); err != nil {
 		return nil, err
@@ -49,20 +49,20 @@ func Alerts(root string) ([]Alert, error) {
 
 // Test is one test of the alerts, as promtool takes it.
 type Test struct {
-	Name   string `json:"name"`
+	Name   string `yaml:"name"`
 	Inputs []struct {
-		Series string `json:"series"`
-	} `json:"input_series"`
+		Series string `yaml:"series"`
+	} `yaml:"input_series"`
 	Checks []struct {
-		Expr    string `json:"expr"`
-		Samples []any  `json:"exp_samples"`
-	} `json:"promql_expr_test"`
+		Expr    string `yaml:"expr"`
+		Samples []any  `yaml:"exp_samples"`
+	} `yaml:"promql_expr_test"`
 }
 
 // Tests reads the tests of the alerts.
 func Tests(root string) ([]Test, error) {
 	var file struct {
-		Tests []Test `json:"tests"`
+		Tests []Test `yaml:"tests"`
 	}
 	err := readYAML(filepath.Join(root, TestsFile), &file)
 	return file.Tests, err
