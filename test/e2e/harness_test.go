@@ -61,6 +61,7 @@ func (n *namespace) describe() {
 		"kubectl get events --sort-by=.lastTimestamp | tail -40",
 		"kubectl logs -l component=scheduler --all-containers --prefix --tail=60",
 		"kubectl logs -l component=worker --all-containers --prefix --tail=25",
+		"kubectl logs prometheus --ignore-errors --tail=10 2>/dev/null",
 	} {
 		out, _ := n.try(command)
 		n.t.Logf("$ %s\n%s", command, out)

@@ -60,7 +60,7 @@ func run() error {
 func environment() error {
 	home, err := exec.Command("R", "RHOME").Output()
 	if err != nil {
-		return fmt.Errorf("run R RHOME: %w", err)
+		return fmt.Errorf("ask R for its home: %w", err)
 	}
 	file, err := os.OpenFile(filepath.Join(strings.TrimSpace(string(home)), "etc/Renviron.site"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
