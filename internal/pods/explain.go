@@ -21,13 +21,16 @@ func explain(pod *corev1.Pod) string {
 	case pod.Status.Reason != "": // Evicted, NodeLost, Shutdown, ...
 		return because(pod.Status.Reason, pod.Status.Message)
 	case pod.DeletionTimestamp != nil:
+		if why := disrupted(pod); why != "" { // why it is being deleted
+			return why
+		}
 		return "Terminating"
 	}
 	if ready := condition(pod, corev1.PodReady); ready != nil && ready.Status == corev1.ConditionTrue {
 		return ""
 	}
-	if c := condition(pod, corev1.DisruptionTarget); c != nil && c.Status == corev1.ConditionTrue {
-		return because(c.Reason, c.Message)
+	if why := disrupted(pod); why != "" {
+		return why
 	}
 	if c := condition(pod, corev1.PodScheduled); c != nil && c.Status == corev1.ConditionFalse {
 		return because(c.Reason, c.Message)
@@ -38,13 +41,49 @@ func explain(pod *corev1.Pod) string {
 			return why
 		}
 	}
-	if c := condition(pod, corev1.PodReady); c != nil && c.Reason == "" && len(containers) > 0 && !unready(containers) {
+	if nodeSilent(pod) {
 		return "NodeNotReady: " + pod.Spec.NodeName + " does not answer"
 	}
 	if pod.Status.Phase == corev1.PodRunning {
 		return "not ready yet"
 	}
 	return string(pod.Status.Phase)
+}
+
+// lost reports whether pod's state explains that a worker which was there is no more:
+// the pod goes or has gone, its container does not run, its node is silent. A pod that
+// is slow to be ready has lost nothing by that.
+func lost(pod *corev1.Pod) bool {
+	if pod.Status.Reason != "" || pod.DeletionTimestamp != nil || nodeSilent(pod) {
+		return true
+	}
+	ready := condition(pod, corev1.PodReady)
+	if (ready == nil || ready.Status != corev1.ConditionTrue) && disrupted(pod) != "" {
+		return true
+	}
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.State.Terminated != nil || c.State.Waiting != nil && c.LastTerminationState.Terminated != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// disrupted says who is about to end the pod, "" for nobody: a drain, a preemption, the
+// control plane after its node was silent.
+func disrupted(pod *corev1.Pod) string {
+	if c := condition(pod, corev1.DisruptionTarget); c != nil && c.Status == corev1.ConditionTrue {
+		return because(c.Reason, c.Message)
+	}
+	return ""
+}
+
+// nodeSilent reports whether the control plane, and not kubelet, has said that the pod
+// is not ready: every container still is by kubelet's last word.
+func nodeSilent(pod *corev1.Pod) bool {
+	c := condition(pod, corev1.PodReady)
+	return c != nil && c.Status != corev1.ConditionTrue && c.Reason == "" &&
+		len(pod.Status.ContainerStatuses) > 0 && !unready(pod.Status.ContainerStatuses)
 }
 
 // unready reports whether a container says of itself that it is not ready.

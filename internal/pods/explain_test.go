@@ -66,11 +66,76 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// A pod that is being deleted: who deletes it is known where Kubernetes says so, though
+// the pod is ready to its last second.
 func TestExplainDeleted(t *testing.T) {
 	now := metav1.Now()
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}, Status: ready}
 	if got := Explain(pod); got != "Terminating" {
 		t.Errorf("%q", got)
+	}
+	pod.Status.Conditions = append([]corev1.PodCondition{}, pod.Status.Conditions...)
+	for _, tc := range [][3]string{
+		{"EvictionByEvictionAPI", "Eviction API: evicting", "EvictionByEvictionAPI: Eviction API: evicting"},
+		{"DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint", "DeletionByTaintManager: Taint manager: deleting due to NoExecute taint"},
+	} {
+		pod.Status.Conditions = append(pod.Status.Conditions[:1], corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: tc[0], Message: tc[1]})
+		if got := Explain(pod); got != tc[2] || !lost(pod) {
+			t.Errorf("%q, want %q", got, tc[2])
+		}
+	}
+	// An eviction that was called off.
+	pod.DeletionTimestamp = nil
+	if got := Explain(pod); got != "" || lost(pod) {
+		t.Errorf("ready: %q", got)
+	}
+}
+
+// What explains the loss of a worker, and what is only a pod that is not ready.
+func TestLost(t *testing.T) {
+	for name, tc := range map[string]struct {
+		status corev1.PodStatus
+		want   bool
+	}{
+		"ready":   {ready, false},
+		"no room": {noRoom, false},
+		"killed":  {oom, true},
+		"evicted": {corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"}, true},
+		"warming up again": {corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "worker", State: running, RestartCount: 1, LastTerminationState: terminated("OOMKilled", 137)}}}, false},
+		"crash loop": {corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "worker", State: waiting("CrashLoopBackOff", ""), LastTerminationState: terminated("Error", 1)}}}, true},
+		"no image yet": {corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "worker", State: waiting("ImagePullBackOff", "")}}}, false},
+		"node silent": {corev1.PodStatus{Phase: corev1.PodRunning,
+			Conditions:        []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionFalse}},
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "worker", State: running, Ready: true}}}, true},
+	} {
+		if got := lost(&corev1.Pod{Status: tc.status}); got != tc.want {
+			t.Errorf("%s: %t, want %t", name, got, tc.want)
+		}
+	}
+}
+
+// Explain says the same of what strip keeps, and a pod is small then.
+func TestStrip(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "1", Annotations: map[string]string{"x": strings.Repeat("x", 1<<16)}}}
+	pod.Spec.NodeName = "n1"
+	pod.Status = oom
+	pod.Status.ContainerStatuses = append([]corev1.ContainerStatus{}, oom.ContainerStatuses...)
+	pod.Status.ContainerStatuses[0].State.Terminated = &corev1.ContainerStateTerminated{
+		Reason: "Error", ExitCode: 1, Message: strings.Repeat("y", 1<<16)}
+	stripped, err := strip(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := stripped.(*corev1.Pod)
+	if Explain(kept) != Explain(pod) {
+		t.Errorf("%q, want %q", Explain(kept), Explain(pod))
+	}
+	if size := kept.Size(); size > 1<<10 {
+		t.Errorf("%d bytes are kept", size)
 	}
 }
 

@@ -31,6 +31,9 @@ const (
 	// remembered is how long it is known why a pod that is gone went: the rendezvous
 	// may notice the loss of a silent worker only after 13 s.
 	remembered = 5 * time.Minute
+	// recently is how long the end of a container explains that a connection to it is
+	// lost: a silent one is noticed after 13 s.
+	recently = 15 * time.Second
 	// complaintPace is how often an API server that does not answer is logged.
 	complaintPace = time.Minute
 )
@@ -78,9 +81,12 @@ type Watcher struct {
 // state is what is known of one pod.
 type state struct {
 	uid    string
-	reason string // "" while it is ready
-	ends   int32  // containers that have ended, restarts included
-	last   string // how the last one did
+	reason string    // "" while it is ready
+	lost   bool      // reason says why its workers are no more
+	failed string    // the pod's own status.reason, if it has one
+	ends   int32     // containers that have ended, restarts included
+	last   string    // how the last one did
+	ended  time.Time // when that was seen, zero if it was before the pod was known
 	gone   time.Time
 }
 
@@ -138,50 +144,30 @@ func (w *Watcher) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// strip keeps of a pod what Explain reads, so that thousands of them are small.
-func strip(object any) (any, error) {
-	pod, ok := object.(*corev1.Pod)
-	if !ok {
-		return object, nil
-	}
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
-			DeletionTimestamp: pod.DeletionTimestamp,
-		},
-		Spec:   corev1.PodSpec{NodeName: pod.Spec.NodeName},
-		Status: pod.Status,
-	}, nil
-}
-
 // note takes over what became of a pod.
 func (w *Watcher) note(pod *corev1.Pod) {
-	now := state{uid: string(pod.UID), reason: Explain(pod)}
+	now := state{uid: string(pod.UID), reason: Explain(pod), lost: lost(pod), failed: pod.Status.Reason}
 	var end *corev1.ContainerStateTerminated
-	for _, c := range pod.Status.ContainerStatuses {
-		now.ends += c.RestartCount
-		if t := c.LastTerminationState.Terminated; t != nil {
-			end = t
-		}
-		if t := c.State.Terminated; t != nil {
-			now.ends++
-			end = t
-		}
-	}
+	now.ends, end = lastEnd(pod)
 	if end != nil {
 		now.last = oneLine(ended(end))
 	}
 	w.mu.Lock()
 	before, known := w.pods[pod.Name]
-	if known && before.uid != now.uid {
-		before = state{}
+	if before.uid != now.uid {
+		before, known = state{}, false
+	}
+	now.ended = before.ended
+	another := known && now.ends > before.ends && end != nil
+	if another {
+		now.ended = time.Now()
 	}
 	w.pods[pod.Name] = now
 	w.stir()
 	w.mu.Unlock()
 
 	log := w.config.Log.With(zap.String("pod", pod.Name))
-	if known && now.ends > before.ends && end != nil {
+	if another {
 		w.config.Metrics.ended(end.Reason)
 		tell := log.Warn
 		if end.ExitCode == 0 {
@@ -189,10 +175,29 @@ func (w *Watcher) note(pod *corev1.Pod) {
 		}
 		tell("worker pod's container ended", zap.String("reason", now.last))
 	}
-	if pod.Status.Reason != "" && before.reason != now.reason {
-		w.config.Metrics.ended(pod.Status.Reason)
+	// Pods that had failed before they were first seen are no news: they stay listed
+	// until somebody deletes them, through every restart of the rendezvous.
+	if known && now.failed != "" && now.failed != before.failed {
+		w.config.Metrics.ended(now.failed)
 		log.Warn("worker pod failed", zap.String("reason", now.reason))
 	}
+}
+
+// lastEnd counts how often a container of pod has ended, and has the last of these.
+func lastEnd(pod *corev1.Pod) (ends int32, last *corev1.ContainerStateTerminated) {
+	for i := range pod.Status.ContainerStatuses {
+		c := &pod.Status.ContainerStatuses[i]
+		ends += c.RestartCount
+		if c.State.Terminated != nil {
+			ends++
+		}
+		for _, t := range []*corev1.ContainerStateTerminated{c.LastTerminationState.Terminated, c.State.Terminated} {
+			if t != nil && (last == nil || !t.FinishedAt.Before(&last.FinishedAt)) {
+				last = t
+			}
+		}
+	}
+	return ends, last
 }
 
 // forget takes over that a pod is gone.
@@ -206,19 +211,22 @@ func (w *Watcher) forget(object any) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
-	s := w.pods[pod.Name]
-	if s.reason == "" || s.reason == "Terminating" {
+	s, known := w.pods[pod.Name]
+	if !known || s.uid != string(pod.UID) {
+		return
+	}
+	if !s.lost || s.reason == "Terminating" {
 		s.reason = "the pod was deleted"
 	}
-	s.gone = now
+	s.lost, s.gone = true, time.Now()
 	w.pods[pod.Name] = s
-	maps.DeleteFunc(w.pods, func(_ string, s state) bool { return !s.gone.IsZero() && now.Sub(s.gone) > remembered })
 	w.stir()
 }
 
-// stir wakes who waits in Why. Called with the lock held.
+// stir wakes who waits in Why, and forgets the pods that have been gone for long.
+// Called with the lock held.
 func (w *Watcher) stir() {
+	maps.DeleteFunc(w.pods, func(_ string, s state) bool { return !s.gone.IsZero() && time.Since(s.gone) > remembered })
 	close(w.changed)
 	w.changed = make(chan struct{})
 }
@@ -258,19 +266,16 @@ func (w *Watcher) Missing() []Pod {
 // it waits until that is known, or ctx ends. "" says that nothing is known, or that
 // the pod is well.
 func (w *Watcher) Why(ctx context.Context, name string) string {
-	w.mu.Lock()
-	first := w.pods[name]
-	w.mu.Unlock()
 	for {
 		w.mu.Lock()
 		s, changed := w.pods[name], w.changed
 		w.mu.Unlock()
 		switch {
-		case s.uid == "":
+		case s.uid == "" || !s.gone.IsZero() && time.Since(s.gone) > remembered:
 			return ""
-		case s.ends > first.ends:
+		case !s.ended.IsZero() && time.Since(s.ended) < recently:
 			return s.last
-		case s.reason != "":
+		case s.lost:
 			return s.reason
 		}
 		select {

@@ -245,6 +245,82 @@ func TestWhy(t *testing.T) {
 	}
 }
 
+// What was wrong with a pod before says nothing about why it is lost now: an end of
+// its container from before, a worker that is slow to be ready.
+func TestWhyIsNoOldReason(t *testing.T) {
+	s := newAPIServer(t)
+	restarted := corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+		{Name: "worker", State: running, RestartCount: 1, LastTerminationState: terminated("OOMKilled", 137)}}}
+	s.set("a", &restarted)
+	w := watch(t, s)
+	eventually(t, "the pod is known", func() bool { return len(w.Missing()) == 1 })
+	short, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer stop()
+	if got := w.Why(short, "a"); got != "" {
+		t.Errorf("%q", got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	why := make(chan string)
+	go func() { why <- w.Why(ctx, "a") }()
+	again := *restarted.DeepCopy()
+	again.ContainerStatuses[0].State = terminated("Error", 1)
+	again.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.Now()
+	s.set("a", &again)
+	if got := <-why; got != "Error, exit code 1" {
+		t.Errorf("%q", got)
+	}
+	// It is back, and somebody notices only now.
+	back := *again.DeepCopy()
+	back.ContainerStatuses[0].LastTerminationState, back.ContainerStatuses[0].State = again.ContainerStatuses[0].State, running
+	back.ContainerStatuses[0].RestartCount, back.Conditions = 2, ready.Conditions
+	s.set("a", &back)
+	eventually(t, "the pod is well", func() bool { return len(w.Missing()) == 0 })
+	if got := w.Why(ctx, "a"); got != "Error, exit code 1" {
+		t.Errorf("afterwards: %q", got)
+	}
+}
+
+// Failed pods stay until somebody deletes them: one is counted when it fails, not when
+// a rendezvous finds it, nor when its message changes.
+func TestFailedPodIsCountedOnce(t *testing.T) {
+	s := newAPIServer(t)
+	evicted := corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "low on memory"}
+	s.set("old", &evicted)
+	s.set("a", &ready)
+	w := watch(t, s)
+	eventually(t, "one is missing", func() bool { return len(w.Missing()) == 1 })
+	s.set("a", &evicted)
+	eventually(t, "two are missing", func() bool { return len(w.Missing()) == 2 })
+	evicted.Message = "low on disk"
+	s.set("a", &evicted)
+	eventually(t, "the message changes", func() bool { return w.Missing()[0].Reason == "Evicted: low on disk" })
+	if n := testutil.ToFloat64(w.config.Metrics.ends["Evicted"]); n != 1 {
+		t.Errorf("%g evictions, want 1", n)
+	}
+}
+
+// A watch that breaks off, as at a restart of the API server: what happened meanwhile
+// is known after the next.
+func TestWatchBreaksOff(t *testing.T) {
+	s := newAPIServer(t)
+	s.set("a", &ready)
+	s.set("b", &ready)
+	w := watch(t, s)
+	eventually(t, "the pods are known", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.pods) == 2 })
+	s.answer(http.StatusServiceUnavailable)
+	s.CloseClientConnections()
+	s.set("a", &oom)
+	s.set("b", nil)
+	s.answer(0)
+	eventually(t, "a is missing", func() bool { return fmt.Sprint(w.Missing()) != "[]" })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if got := w.Why(ctx, "b"); got != "the pod was deleted" {
+		t.Errorf("b: %q", got)
+	}
+}
+
 // Without the right to watch there is one line in the log, and everything else goes
 // on; with it, the watch comes to life.
 func TestForbidden(t *testing.T) {
