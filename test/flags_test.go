@@ -97,6 +97,14 @@ func rendezvousFlags() []flagCase {
 		{"log format", nil, []string{"PSOCK_LOG_FORMAT=xml"}, []string{"--log-format", `"xml"`, `"json","console"`}},
 		{"certs without a directory", []string{"certs"}, nil, []string{"--dir=DIR"}},
 		{"certs that were never valid", []string{"certs", "--dir", "/none", "--validity=-5s"}, nil, []string{"--validity", "-5s", "8760h"}},
+		{"worker pods, no selector", []string{"--worker-pods", "=="}, nil, []string{"--worker-pods", `"=="`, "app=future,component=worker"}},
+		{"worker pods, in the environment", nil, []string{"RENDEZVOUS_WORKER_PODS=a b"}, []string{"--worker-pods", `"a b"`, "no label selector"}},
+		{"worker pods, no cluster", []string{"--worker-pods", "component=worker"}, []string{"KUBERNETES_SERVICE_HOST="}, []string{"--worker-pods", "not in a Kubernetes pod"}},
+		{"check without a pod", []string{"check", "--container", "scheduler", "--", "true"}, nil, []string{"--pod-selector"}},
+		{"check without a command", []string{"check", "--pod-selector", "a=b", "--container", "scheduler"}, nil, []string{"<command>"}},
+		{"check of no selector", []string{"check", "--pod-selector", "==", "--container", "scheduler", "--", "true"}, nil, []string{"--pod-selector", `"=="`}},
+		{"check, no time", []string{"check", "--pod-selector", "a=b", "--container", "scheduler", "--timeout", "0s", "--", "true"}, nil, []string{"--timeout", "0s", "2m"}},
+		{"check, no cluster", []string{"check", "--pod-selector", "a=b", "--container", "scheduler", "--", "Rscript", "-e", "1"}, []string{"KUBERNETES_SERVICE_HOST="}, []string{"not in a Kubernetes pod"}},
 		{"status of a bad address", []string{"status", "--api-address", "nonsense"}, nil, []string{"--api-address", `"nonsense"`, "HOST:PORT"}},
 	}
 }

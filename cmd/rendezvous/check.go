@@ -34,7 +34,7 @@ func (c *check) Validate() error {
 	return nil
 }
 
-// Run runs the command and fails when that does.
+// Run runs the command and ends with its exit code.
 func (c *check) Run(ctx context.Context, out io.Writer) error {
 	api, namespace, err := pods.InCluster()
 	if err != nil {
@@ -50,9 +50,9 @@ func (c *check) Run(ctx context.Context, out io.Writer) error {
 	var exit exec.CodeExitError
 	switch {
 	case errors.As(err, &exit):
-		return fmt.Errorf("the command failed: exit code %d", exit.Code)
+		return program.ExitError{Code: exit.Code, Err: fmt.Errorf("%s in %s failed: exit code %d", c.Command[0], c.Container, exit.Code)}
 	case err != nil && ctx.Err() != nil:
-		return context.Cause(ctx)
+		return fmt.Errorf("%s in %s: %w", c.Command[0], c.Container, context.Cause(ctx))
 	}
 	return err
 }

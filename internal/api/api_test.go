@@ -12,6 +12,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"go.uber.org/goleak"
@@ -29,6 +30,7 @@ func state() api.State {
 			{Agent: "pod-a", Slot: 1, State: pool.Failed, Reason: "no Rscript", Since: now},
 			{Agent: "pod-b", Slot: 0, State: pool.Warm, Since: now.Add(-time.Second), PID: 13, LastExit: "killed by signal 9"},
 		},
+		Pods: []pods.Pod{{Name: "pod-c", Reason: "Unschedulable: 0/2 nodes are available"}},
 		Clusters: []broker.ClusterSnapshot{{
 			ID: 1, Port: 11562, UID: 1000, Since: now.Add(-time.Hour), Refusal: "1 of 2 workers are ready",
 			Nodes: []broker.NodeSnapshot{
@@ -108,6 +110,7 @@ WORKER   STATE   FOR    PID  CALLS  BUSY  CLUSTER                 REASON
 pod-a/0  busy    1m30s  12   7      2s    cluster 1 (port 11562)  -
 pod-a/1  failed  -      -    -      -     -                       no Rscript
 pod-b/0  warm    1s     13   -      -     -                       last worker: killed by signal 9
+pod-c    pod     -      -    -      -     -                       Unschedulable: 0/2 nodes are available
 
 CLUSTER  PORT   USER  FOR     NODES  WAITING  CALLS  UNMET DEMAND
 1        11562  1000  1h0m0s  2      1        7      1 of 2 workers are ready

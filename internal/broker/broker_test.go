@@ -5,11 +5,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
@@ -152,6 +154,31 @@ func TestUnmetDemand(t *testing.T) {
 	s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
 	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 2 {
 		t.Errorf("unmet demand is %g, want 2", n)
+	}
+}
+
+// Worker pods without an agent here are named with Kubernetes' reason; one whose agent
+// is connected is not named twice.
+func TestUnmetDemandNamesPods(t *testing.T) {
+	missing := []pods.Pod{{Name: "a", Reason: "not ready yet"}, {Name: "b", Reason: "ImagePullBackOff: no such image"}}
+	s := startWith(t, func(c *broker.Config) {
+		c.DemandTimeout = 50 * time.Millisecond
+		c.Missing = func() []pods.Pod { return slices.Clone(missing) }
+	})
+	s.agent("a")
+	first := s.listen(0, uid)
+	first.connect()
+	second := s.listen(first.port, uid).connect()
+	if _, err := io.WriteString(second, exec); err != nil {
+		t.Fatal(err)
+	}
+	answer := readMessage(t, second)
+	want := "1 of 2 workers are ready; node 2 waited "
+	if !strings.Contains(answer, want) || !strings.Contains(answer, "; b: ImagePullBackOff: no such image") || strings.Contains(answer, "not ready yet") {
+		t.Errorf("the R error is %q, want %q and b's reason, and not a's", answer, want)
+	}
+	if got := s.MissingPods(); !slices.Equal(got, missing[1:]) {
+		t.Errorf("MissingPods: %v", got)
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 )
 
 // Exec runs command in a container of a running pod that selector names, and returns
-// when it has ended: with an exec.CodeExitError when its exit code is not 0.
+// when it has ended: with an exec.CodeExitError when its exit code is not 0. When ctx
+// ends before, the last bytes may reach stdout and stderr after the return.
 func Exec(ctx context.Context, api *rest.Config, namespace string, selector labels.Selector, container string, command []string, stdout, stderr io.Writer) error {
 	client, err := newClient(api)
 	if err != nil {

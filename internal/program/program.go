@@ -34,6 +34,15 @@ type ConfigError struct{ Err error }
 func (e ConfigError) Error() string { return e.Err.Error() }
 func (e ConfigError) Unwrap() error { return e.Err }
 
+// ExitError ends the program with the code of a command that it ran.
+type ExitError struct {
+	Code int // not 0
+	Err  error
+}
+
+func (e ExitError) Error() string { return e.Err.Error() }
+func (e ExitError) Unwrap() error { return e.Err }
+
 // Configf makes a ConfigError.
 func Configf(format string, args ...any) error { return ConfigError{fmt.Errorf(format, args...)} }
 
@@ -82,15 +91,18 @@ func Run(ctx context.Context, cli any, name, description string, args []string, 
 	command.BindTo(ctx, (*context.Context)(nil))
 	command.BindTo(stdout, (*io.Writer)(nil))
 	err = command.Run()
-	var config ConfigError
-	switch {
-	case err == nil:
+	if err == nil {
 		return ExitOK
+	}
+	fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
+	var config ConfigError
+	var exit ExitError
+	switch {
 	case errors.As(err, &config):
-		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return ExitConfig
+	case errors.As(err, &exit):
+		return exit.Code
 	default:
-		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return ExitFailure
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -117,6 +118,19 @@ func TestContext(t *testing.T) {
 	var out bytes.Buffer
 	if code := program.Run(ctx, &command{}, "name", "", []string{"--wait"}, &out, io.Discard); code != program.ExitOK || out.String() != "stopped\n" {
 		t.Errorf("exit code %d, stdout %q", code, out.String())
+	}
+}
+
+// fails ends as Run says.
+type fails struct{ err error }
+
+func (f *fails) Run() error { return f.err }
+
+// A command that the program ran: its exit code is the program's.
+func TestExitCode(t *testing.T) {
+	err := fmt.Errorf("check: %w", program.ExitError{Code: 77, Err: errors.New("Rscript failed")})
+	if code, _, stderr := run(&fails{err}); code != 77 || stderr != "name: check: Rscript failed\n" {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
 	}
 }
 
