@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/rest"
@@ -130,7 +131,8 @@ func (s *source) Run(ctx context.Context, updates chan<- []string) error {
 	if err != nil {
 		return err
 	}
-	defer web.CloseIdleConnections()
+	// Its own CloseIdleConnections does not see through client-go's wrappers.
+	defer utilnet.CloseIdleConnectionsFor(web.Transport)
 	sets := make(chan []string)
 	informer, err := s.informer(ctx, client, sets)
 	if err != nil {
