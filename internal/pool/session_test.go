@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestSession(t *testing.T) {
@@ -192,6 +195,48 @@ func TestBlockedSinkBlocksNobodyElse(t *testing.T) {
 	}
 	close(free)
 	blocked.expect(t, "data x")
+}
+
+// What is known elsewhere of an agent that was lost reaches its session and the log;
+// the connection is closed before that is waited for, and an orderly end has no reason.
+func TestReasonOfALostAgent(t *testing.T) {
+	t.Parallel()
+	core, logs := observer.New(zap.InfoLevel)
+	asked, known := make(chan string), make(chan string)
+	r := start(t, func(c *pool.Config) {
+		c.Log = zap.New(core)
+		c.Why = func(_ context.Context, agent string) string {
+			asked <- agent
+			return <-known
+		}
+	})
+	for _, tc := range [][2]string{
+		{"OOMKilled, exit code 137", "ended: OOMKilled, exit code 137; its connection was lost: protocol error: an agent does not send release"},
+		{"", "ended: its connection was lost: protocol error: an agent does not send release"},
+	} {
+		a := r.park(t, "pod-a")
+		_, sink := r.bind(t, a)
+		a.check(a.SendNumber(link.Release, 1))
+		if got := want(t, asked, "the question"); got != "pod-a" {
+			t.Errorf("asked for %s", got)
+		}
+		a.ends()
+		known <- tc[0]
+		if got := want(t, sink.events, "the end"); got != tc[1] {
+			t.Errorf("the session is told %q, want %q", got, tc[1])
+		}
+		want(t, r.served, "the end of the slot")
+		lost := logs.FilterMessage("slot lost").TakeAll()
+		if len(lost) == 0 || "ended: "+fmt.Sprint(lost[len(lost)-1].ContextMap()["cause"]) != tc[1] {
+			t.Errorf("the log says %v", lost)
+		}
+		logs.TakeAll()
+	}
+	r.park(t, "pod-a").Close()
+	want(t, r.served, "the end of the slot")
+	if logs.FilterMessage("slot left").Len() != 1 {
+		t.Errorf("the log says %v", logs.All())
+	}
 }
 
 type blockingSink struct {

@@ -70,6 +70,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	}
 	s.log.Info("slot joined", zap.String("address", conn.RemoteAddr().String()))
 	err = s.read()
+	conn.Close() // before it is asked for reasons: an agent that is there dials again
 	p.mu.Lock()
 	state := s.state
 	sink := s.finishUse()
