@@ -10,6 +10,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"go.uber.org/zap"
 )
@@ -273,6 +274,16 @@ func (n *node) ownedAsSeen() error {
 	return nil
 }
 
+// abandoned reports whether no process has the session's end of the connection open:
+// one that was killed with data on its way leaves a socket without an owner.
+func (n *node) abandoned() bool {
+	if n.broker.config.PeerUID == nil {
+		return false
+	}
+	_, err := n.broker.config.PeerUID(n.client.LocalAddr(), n.client.RemoteAddr())
+	return errors.Is(err, sockdiag.ErrNotFound)
+}
+
 // observer tells the pool, too, how long its worker was busy.
 type observer struct {
 	relay.Observer
@@ -289,7 +300,7 @@ func (o observer) Call(took time.Duration, success bool) {
 func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
 	name := n.worker.Name()
-	s := relay.New(n.client, n.worker, observer{b.config.Relay.Observer(log.With(zap.String("worker", name))), n.worker})
+	s := relay.New(n.client, n.worker, observer{b.config.Relay.Observer(log.With(zap.String("worker", name))), n.worker}, n.abandoned)
 	if err := n.worker.Bind(s, n.cluster.name()); err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ type Session struct {
 	client   *socket.Conn
 	worker   Worker
 	observer Observer
+	gone     func() bool
 
 	up   psock.Scanner // session to worker; only Run
 	down psock.Scanner // worker to session; only Data
@@ -80,10 +81,15 @@ type Activity struct {
 	Opaque    bool          `json:"opaque,omitempty"` // the stream is not followed; Busy and Calls are not known
 }
 
-// New makes the session of client, whose connection it owns from here on.
-func New(client *socket.Conn, worker Worker, observer Observer) *Session {
+// New makes the session of client, whose connection it owns from here on. gone, unless
+// nil, says whether nobody has the connection's other end open any more: what a session
+// has sent and nobody reads holds up the sign of its end, so that HungUp cannot tell.
+func New(client *socket.Conn, worker Worker, observer Observer, gone func() bool) *Session {
+	if gone == nil {
+		gone = func() bool { return false }
+	}
 	s := &Session{
-		client: client, worker: worker, observer: observer,
+		client: client, worker: worker, observer: observer, gone: gone,
 		activity: Activity{Since: time.Now()}, over: make(chan struct{}),
 	}
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
@@ -173,7 +179,7 @@ func (s *Session) lookForHangUp() {
 	if !s.sending.Load() {
 		return
 	}
-	if s.client.HungUp() {
+	if s.client.HungUp() || s.gone() {
 		s.worker.Abort()
 		return
 	}

@@ -117,7 +117,7 @@ func start(t testing.TB, w *worker, opening []byte) *session {
 	}
 	w.news, w.ended, w.aborted = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	s := &session{r: r, worker: w, registry: prometheus.NewRegistry(), cause: make(chan string, 1)}
-	s.Session = relay.New(client, w, relay.NewMetrics(s.registry).Observer(zap.NewNop()))
+	s.Session = relay.New(client, w, relay.NewMetrics(s.registry).Observer(zap.NewNop()), nil)
 	go func() { s.cause <- s.Run(opening) }()
 	t.Cleanup(func() {
 		r.Close()
