@@ -31,7 +31,7 @@ func awaitEnd(t *testing.T, pid int) {
 // An agent that is killed takes its R with it; the session loses that node alone,
 // and the agent's successor has a warm worker parked.
 func TestKilledAgent(t *testing.T) {
-	r := startRendezvous(t)
+	r := startRendezvous(t, "--max-attempts", "1")
 	first := r.startAgent("pod-a", 1)
 	r.awaitWarm(1)
 	r.startAgent("pod-b", 1)
@@ -189,7 +189,7 @@ dies <- function(i) { if (i == 1) tools::pskill(Sys.getpid(), tools::SIGKILL); i
 fails <- function(expr) {
 	e <- tryCatch(expr, error = identity)
 	stopifnot(inherits(e, "FutureError"))
-	stopifnot(grepl("worker pod-a/[01] was lost in this call: killed by SIGKILL", conditionMessage(e)))
+	stopifnot(grepl("3 workers were lost with this future, the limit of --max-attempts: worker pod-a/[01]: killed by SIGKILL;", conditionMessage(e)))
 }
 for (call in list(
 	function() { f <- future(dies(1)); fails(value(f)); fails(value(f)) },
@@ -200,6 +200,8 @@ for (call in list(
 )) {
 	plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
 	call()
+	# The plan is whole: its nodes get other workers.
+	stopifnot(nbrOfWorkers() == 2, identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
 	plan(sequential)
 }
 plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)

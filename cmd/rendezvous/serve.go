@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/admin"
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/program"
@@ -20,6 +21,9 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/labels"
 )
+
+// journalShare is how many futures with much data share the memory for journals.
+const journalShare = 8
 
 // serve is the configuration of a rendezvous. Every flag can be given as an
 // environment variable too.
@@ -35,6 +39,10 @@ type serve struct {
 	Ports         string        `help:"FIRST-LAST: the ports on which R sessions listen for workers." default:"11000-11999" env:"RENDEZVOUS_PORTS"`
 	SessionUIDs   []int64       `name:"session-uids" help:"User ids whose R sessions are served (default: the user who runs this)." env:"RENDEZVOUS_SESSION_UIDS" placeholder:"UID,..."`
 	DemandTimeout time.Duration `help:"How long a session waits for a worker before it gets an R error that says what is missing." default:"60s" env:"RENDEZVOUS_DEMAND_TIMEOUT"`
+	MaxAttempts   int           `help:"How many workers one future may be lost with before its session gets an R error that names them. With 1, no future runs twice." default:"3" env:"RENDEZVOUS_MAX_ATTEMPTS"`
+	JournalMemory int64         `help:"MiB of memory for what running futures were sent, to send it again when a worker is lost." default:"64" env:"RENDEZVOUS_JOURNAL_MEMORY" placeholder:"MIB"`
+	JournalDisk   int64         `help:"MiB of files in --journal-dir for what is over --journal-memory. What is over both cannot run again." default:"2048" env:"RENDEZVOUS_JOURNAL_DISK" placeholder:"MIB"`
+	JournalDir    string        `help:"Directory of these files (default: the system's for temporary files). They are deleted while they are open: nothing is left over." env:"RENDEZVOUS_JOURNAL_DIR" placeholder:"DIR"`
 	WorkerPods    string        `help:"Label selector of the worker pods in this pod's namespace, for instance release=test,component=worker: errors then say what Kubernetes knows of those that are missing. Needs a service account that may get, list and watch pods." env:"RENDEZVOUS_WORKER_PODS" placeholder:"SELECTOR"`
 	MaxWorkers    int           `help:"Most worker slots that may be connected." default:"10000" env:"RENDEZVOUS_MAX_WORKERS"`
 
@@ -69,6 +77,14 @@ func (s *serve) Validate() error {
 	}
 	if _, err := labels.Parse(s.WorkerPods); err != nil {
 		return fmt.Errorf("--worker-pods: %q is no label selector such as app=future,component=worker: %w", s.WorkerPods, err)
+	}
+	if s.MaxAttempts < 1 {
+		return fmt.Errorf("--max-attempts: %d, give 1 or more", s.MaxAttempts)
+	}
+	for flag, mib := range map[string]int64{"--journal-memory": s.JournalMemory, "--journal-disk": s.JournalDisk} {
+		if mib < 0 || mib > 1<<30 {
+			return fmt.Errorf("%s: %d MiB, give 0 to %d", flag, mib, 1<<30)
+		}
 	}
 	if s.MaxWorkers < 1 {
 		return fmt.Errorf("--max-workers: %d, give 1 or more", s.MaxWorkers)
@@ -110,6 +126,10 @@ func (s *serve) Run(ctx context.Context) error {
 	config := rendezvous.Config{
 		Log: log, Build: program.Version(), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
 	}
+	config.MaxAttempts = s.MaxAttempts
+	config.Journal = journal.NewBudget(s.JournalDir, journal.Limits{
+		Each: s.JournalMemory << 20 / journalShare, Memory: s.JournalMemory << 20, Disk: s.JournalDisk << 20,
+	})
 	if len(s.SessionUIDs) == 0 {
 		config.UIDs = []uint32{uint32(os.Getuid())}
 	}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
@@ -61,6 +62,11 @@ type Config struct {
 	// DemandTimeout is how long a node waits for a worker before its session gets
 	// an R error.
 	DemandTimeout time.Duration
+	// MaxAttempts is how many workers one future may be lost with before its session
+	// gets an R error.
+	MaxAttempts int
+	// Journal bounds what is kept of sessions' calls to be sent again.
+	Journal *journal.Budget
 	// Missing are the worker pods that do not work, and why. May be nil.
 	Missing func() []pods.Pod
 }

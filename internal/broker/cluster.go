@@ -36,7 +36,7 @@ const refusalHolds = 2 * time.Second
 func (c *cluster) workers() int {
 	n := 0
 	for node := range c.nodes {
-		if node.worker != nil {
+		if node.holds() {
 			n++
 		}
 	}
@@ -145,7 +145,7 @@ type ClusterSnapshot struct {
 
 // NodeSnapshot describes one node.
 type NodeSnapshot struct {
-	State    string         `json:"state"` // waiting, connected, bound, refused
+	State    string         `json:"state"` // waiting, connected, bound, vacant, refused
 	Since    time.Time      `json:"since"`
 	Worker   string         `json:"worker,omitempty"`
 	Activity relay.Activity `json:"activity"`

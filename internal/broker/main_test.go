@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
@@ -98,6 +99,7 @@ func startWith(t *testing.T, change func(*broker.Config)) *system {
 	config := broker.Config{
 		Log: zap.New(core), Metrics: broker.NewMetrics(s.registry), Relay: relay.NewMetrics(s.registry),
 		Pool: s.pool, Listeners: s.table, UIDs: []uint32{uid}, DemandTimeout: patience,
+		MaxAttempts: 3, Journal: journal.NewBudget(t.TempDir(), journal.Limits{Each: 1 << 20, Memory: 1 << 20}),
 	}
 	change(&config)
 	s.Broker = broker.New(config)

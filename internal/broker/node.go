@@ -197,7 +197,7 @@ func (n *node) drop() {
 	n.worker = nil
 	n.broker.mu.Unlock()
 	if w != nil {
-		w.Release()
+		w.Release() // nothing, if it was bound
 	}
 }
 
@@ -284,36 +284,58 @@ func (n *node) abandoned() bool {
 	return errors.Is(err, sockdiag.ErrNotFound)
 }
 
-// observer tells the pool, too, how long its worker was busy.
-type observer struct {
-	relay.Observer
-	worker *pool.Worker
+// bindable is a reserved worker as the relay knows it.
+type bindable struct {
+	*pool.Worker
+	cluster string
 }
 
-func (o observer) Call(took time.Duration, success bool) {
-	o.Observer.Call(took, success)
-	o.worker.Busy(took)
-}
+func (w bindable) Bind(sink relay.Sink) error { return w.Worker.Bind(sink, w.cluster) }
 
-// run relays until the session or the worker has ended. It fails when the worker
+// run relays until the session has ended, or cannot go on. It fails when the worker
 // ended before it was bound.
 func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
 	name := n.worker.Name()
-	s := relay.New(n.client, n.worker, observer{b.config.Relay.Observer(log.With(zap.String("worker", name))), n.worker}, n.abandoned)
-	if err := n.worker.Bind(s, n.cluster.name()); err != nil {
-		return err
-	}
+	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal}
+	s := relay.New(n.client, b.config.Relay.Observer(log), recovery, n.abandoned)
+	stop := context.AfterFunc(ctx, func() { n.client.Close() })
+	defer stop()
 	b.mu.Lock()
 	n.session, n.since = s, time.Now()
 	b.mu.Unlock()
 	b.config.Metrics.binds.Inc()
 	log.Debug("node bound", zap.String("worker", name))
-	stop := context.AfterFunc(ctx, func() { n.client.Close() })
-	defer stop()
-	cause := s.Run(opening)
+	cause, err := s.Run(bindable{n.worker, n.cluster.name()}, opening)
+	if err != nil {
+		b.mu.Lock()
+		n.session = nil
+		b.mu.Unlock()
+		return err
+	}
 	log.Debug("node ended", zap.String("worker", name), zap.String("cause", cause))
 	return nil
+}
+
+// another reserves a worker for a session that has lost its own. The session computes
+// already: it comes before clusters that form.
+func (n *node) another(ctx context.Context) (relay.Worker, error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, n.broker.config.DemandTimeout)
+	defer cancel()
+	w, err := n.broker.config.Pool.Acquire(ctx, 0)
+	if err != nil {
+		return nil, errors.New(n.broker.unmet(n.cluster, time.Since(began)))
+	}
+	return bindable{w, n.cluster.name()}, nil
+}
+
+// holds reports whether the node has a worker. Called with Broker.mu held.
+func (n *node) holds() bool {
+	if n.session != nil {
+		return n.session.Worker() != ""
+	}
+	return n.worker != nil
 }
 
 // snapshot describes the node. Called with Broker.mu held.
@@ -323,7 +345,10 @@ func (n *node) snapshot() NodeSnapshot {
 		s.State, s.Worker = "connected", n.worker.Name()
 	}
 	if n.session != nil {
-		s.State, s.Activity = "bound", n.session.Activity()
+		s.State, s.Worker, s.Activity = "bound", n.session.Worker(), n.session.Activity()
+		if s.Worker == "" {
+			s.State = "vacant"
+		}
 	}
 	if n.refused {
 		s.State = "refused"

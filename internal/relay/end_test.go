@@ -2,10 +2,11 @@ package relay_test
 
 import (
 	"bytes"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
-	"time"
 )
 
 // The ways in which a session's end comes: Run returns when both sides are done,
@@ -50,7 +51,6 @@ func TestWorkerGone(t *testing.T) {
 	receive(t, s.worker.ended, "the worker to be told")
 	s.Ended("the connection was lost")
 	s.readError(t, "worker worker-a/0 was lost in this call: the connection was lost")
-	s.readEnd(t)
 }
 
 // readError reads the R error that stands in an answer's place.
@@ -69,16 +69,13 @@ func TestLostInCall(t *testing.T) {
 	for name, tc := range map[string]struct {
 		sent, answered []byte
 		want           string
-		drained        bool
+		ends, drained  bool
 	}{
-		"in a call":               {sent: exec, want: "worker worker-a/0 was lost in this call: killed"},
-		"in the second call":      {sent: append(bytes.Clone(exec), exec...), answered: good, want: "worker worker-a/0 was lost in this call: killed"},
-		"in a call, draining":     {sent: exec, want: "worker worker-a/0 was lost in this call: killed", drained: true},
-		"idle":                    {sent: exec, answered: good},
-		"before a call":           {},
-		"while the call was sent": {sent: exec[:len(exec)-1]},
-		"in the answer":           {sent: exec, answered: good[:len(good)-1]},
-		"opaque":                  {sent: []byte("GET / HTTP/1.0")},
+		"in a call":           {sent: exec, want: "worker worker-a/0 was lost in this call: killed"},
+		"in the second call":  {sent: append(bytes.Clone(exec), exec...), answered: good, want: "worker worker-a/0 was lost in this call: killed"},
+		"in a call, draining": {sent: exec, want: "worker worker-a/0 was lost in this call: killed", drained: true},
+		"in the answer":       {sent: exec, answered: good[:len(good)-1], ends: true},
+		"opaque":              {sent: []byte("GET / HTTP/1.0"), ends: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, &worker{}, nil)
@@ -96,16 +93,58 @@ func TestLostInCall(t *testing.T) {
 			if tc.want != "" {
 				s.readError(t, tc.want)
 			}
+			if tc.ends {
+				s.readEnd(t)
+				return
+			}
+			// Every call after that fails, too: what the worker knew is gone.
+			s.write(t, exec)
+			s.readError(t, strings.Replace(tc.want, "in this call", "before this call", 1))
+		})
+	}
+}
+
+// A worker that dies between calls: the next call gets the error, not before all of
+// it has been sent.
+func TestLostBetweenCalls(t *testing.T) {
+	exec, large, good := call("EXEC", nil), call("EXEC", make([]byte, 1<<20)), answer(t)
+	for name, tc := range map[string]struct{ before, after []byte }{
+		"before a call":               {nil, exec},
+		"before a large call":         {nil, large},
+		"while a call was sent":       {exec[:len(exec)-1], exec[len(exec)-1:]},
+		"while a large call was sent": {large[:1<<19], large[1<<19:]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, &worker{}, nil)
+			s.write(t, exec)
+			s.worker.await(t, len(exec))
+			s.Data(good)
+			s.read(t, len(good))
+			s.write(t, tc.before)
+			s.worker.await(t, len(exec)+len(tc.before))
+			s.EOF()
+			s.Ended("killed")
+			go s.r.Write(tc.after)
+			when := "before"
+			if tc.before != nil {
+				when = "in"
+			}
+			s.readError(t, "worker worker-a/0 was lost "+when+" this call: killed")
+			// stopCluster() ends it.
+			s.write(t, call("DONE", nil))
+			s.r.CloseWrite()
 			s.readEnd(t)
 		})
 	}
 }
 
+// A worker that drains leaves an idle session, which goes on as one that has lost it.
 func TestDrainIdle(t *testing.T) {
 	s := start(t, &worker{}, nil)
 	s.Drain()
-	s.readEnd(t)
 	receive(t, s.worker.ended, "the worker to be told")
+	s.write(t, call("EXEC", nil))
+	s.readError(t, "worker worker-a/0 was lost before this call: its agent was told to end")
 }
 
 // A call that is under way is finished, its answer arrives, and then the node ends.
@@ -127,8 +166,10 @@ func TestDrainBusy(t *testing.T) {
 	if got := s.read(t, len(good)); !bytes.Equal(got, good) {
 		t.Errorf("R reads %q", got)
 	}
-	s.readEnd(t)
 	receive(t, s.worker.ended, "the worker to be told")
+	if name := s.Worker(); name != "" {
+		t.Errorf("bound to %s", name)
+	}
 }
 
 // Whether a stream that is not followed is busy is not known: it goes on until the
@@ -162,7 +203,6 @@ func TestKilledWhileTheWorkerDoesNotRead(t *testing.T) {
 	}
 	s.r.Close()
 	receive(t, s.worker.aborted, "the worker to be aborted")
-	receive(t, s.worker.ended, "the end")
 }
 
 // Two calls under way, as after an interrupt: busy until both are answered.
@@ -184,5 +224,5 @@ func TestTwoCallsAtOnce(t *testing.T) {
 	if a := s.Activity(); a.Busy || a.Calls != 2 {
 		t.Errorf("after both answers: %+v", a)
 	}
-	s.readEnd(t)
+	receive(t, s.worker.ended, "the worker to be told")
 }

@@ -1,14 +1,16 @@
 // Package relay carries the bytes of one PSOCK connection between an R session,
-// on loopback, and the worker that it is bound to. It changes, delays and keeps
-// none of them, and knows from the message scanner which calls pass.
+// on loopback, and the worker that it is bound to. It changes and delays none of
+// them, and knows from the message scanner which calls pass. A future whose worker
+// is lost is sent again to another one; the session does not notice.
 package relay
 
 import (
-	"fmt"
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
@@ -17,6 +19,12 @@ import (
 type Worker interface {
 	// Name is how an R error calls the worker.
 	Name() string
+	// Bind has sink told what the worker sends. It fails when the worker has ended.
+	Bind(sink Sink) error
+	// Release gives back a worker that was not bound.
+	Release()
+	// Busy adds to the time that the worker has spent in finished calls.
+	Busy(took time.Duration)
 	// SendData sends frame[Headroom:] to the worker and blocks while it does not
 	// read. The first Headroom bytes are the callee's to use.
 	SendData(frame []byte) error
@@ -25,6 +33,26 @@ type Worker interface {
 	// Abort ends the worker although what was sent to it is still on its way, and
 	// makes a SendData that blocks return.
 	Abort()
+}
+
+// Sink takes what a worker sends, see pool.Sink.
+type Sink interface {
+	Data(p []byte)
+	EOF()
+	Drain()
+	Ended(cause string)
+}
+
+// Recovery is how a session goes on whose worker is lost.
+type Recovery struct {
+	// Acquire reserves another worker. Its error tells the user why there is none.
+	// ctx ends with the session.
+	Acquire func(ctx context.Context) (Worker, error)
+	// Attempts is how many workers one future may be lost with; with 1, none runs
+	// twice.
+	Attempts int
+	// Budget bounds what is kept to be sent again.
+	Budget *journal.Budget
 }
 
 // Headroom is the room before the payload that a Worker's SendData may use.
@@ -38,36 +66,47 @@ const (
 	bulkBuffer = 256 << 10
 	// hangUpPace is how often a session is looked at whose worker does not read.
 	hangUpPace = time.Second
+	// forgetAfter is how long after its last answer a large history is kept. The
+	// calls that set a future up follow each other within milliseconds; when no other
+	// has come, the future is done.
+	forgetAfter = time.Second
 )
 
-// Session is one node of an R session, bound to a worker. Run reads from the
-// session; the worker's connection calls Data, EOF, Drain and Ended (it is a
-// pool.Sink). The session's connection is closed by whichever side finishes last,
-// or at once when the worker is lost.
+// Session is one node of an R session. It is bound to a worker while that matters;
+// one that has lost its worker between two calls is vacant until the next. Run
+// carries what the session sends, an attempt what its worker answers.
 type Session struct {
 	client   *socket.Conn
-	worker   Worker
 	observer Observer
+	recovery Recovery
 	gone     func() bool
 
-	up   psock.Scanner // session to worker; only Run
-	down psock.Scanner // worker to session; only Data
+	// sending is held while the session's bytes are passed on or sent again. Locks
+	// are taken in the order sending, writing, mu.
+	sending sync.Mutex
+	up      psock.Scanner
+	history *history
 
-	sending atomic.Bool // a SendData is under way
-	watched atomic.Bool // watch is set
-	watch   *time.Timer
+	writing sync.Mutex // held while bytes are written to the session
 
-	mu       sync.Mutex
-	activity Activity
-	calls    int  // sent in full and not answered; more than one after an interrupt
-	partial  bool // one more is being sent
-	xdr      bool // how the last call was written
-	tagged   bool // a call is under way whose answer must repeat its tag
-	midway   bool // part of an answer has been passed on
-	draining bool
-	ended    bool
-	cause    string
-	over     chan struct{} // closed with ended
+	watched   atomic.Bool // watch is set
+	blocked   atomic.Bool // a SendData is under way
+	watch     *time.Timer
+	forgetful atomic.Bool // the history is large
+	forget    *time.Timer
+	wanted    chan struct{} // a vacant session has made a call
+
+	mu         sync.Mutex
+	activity   Activity
+	calls      int  // sent in full and not answered; more than one after an interrupt
+	partial    bool // one more is being sent
+	xdr        bool // how the last call was written
+	tagged     bool // a call is under way whose answer must repeat its tag
+	midway     bool // part of an answer has been passed on
+	conditions int  // passed on ahead of the answer of the call under way
+	current    *attempt
+	vacancy    loss   // why there is no worker
+	deaths     []loss // of workers under the future
 }
 
 // Activity is what a session is doing and has done.
@@ -78,75 +117,99 @@ type Activity struct {
 	BusyTime  time.Duration `json:"busyNanoseconds"`  // time in finished calls
 	UpBytes   int64         `json:"bytesToWorker"`    // session to worker
 	DownBytes int64         `json:"bytesToSession"`   // worker to session
+	Reruns    int64         `json:"reruns,omitempty"` // futures sent again
 	Opaque    bool          `json:"opaque,omitempty"` // the stream is not followed; Busy and Calls are not known
 }
 
-// New makes the session of client, whose connection it owns from here on. gone, unless
-// nil, says whether nobody has the connection's other end open any more: what a session
-// has sent and nobody reads holds up the sign of its end, so that HungUp cannot tell.
-func New(client *socket.Conn, worker Worker, observer Observer, gone func() bool) *Session {
+// New makes the session of client, whose connection it owns once Run has bound it.
+// gone, unless nil, says whether nobody has the connection's other end open any more:
+// what a session has sent and nobody reads holds up the sign of its end, so that
+// HungUp cannot tell.
+func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() bool) *Session {
 	if gone == nil {
 		gone = func() bool { return false }
 	}
 	s := &Session{
-		client: client, worker: worker, observer: observer, gone: gone,
-		activity: Activity{Since: time.Now()}, over: make(chan struct{}),
+		client: client, observer: observer, recovery: recovery, gone: gone,
+		history: newHistory(recovery.Budget), wanted: make(chan struct{}, 1),
+		activity: Activity{Since: time.Now()},
 	}
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
 	s.watch.Stop()
+	s.forget = time.AfterFunc(forgetAfter, s.forgetHistory)
+	s.forget.Stop()
 	return s
 }
 
-// Run relays what the session sends until the session or the worker is done, and
-// returns when both are. frame, if not nil, holds what has been read from the
-// session already, after Headroom bytes of room. The cause is how the worker
-// ended.
-func (s *Session) Run(frame []byte) (cause string) {
-	s.relayUp(frame)
-	s.worker.End()
-	<-s.over
-	s.answer()
+// Run binds worker, and relays until the session is done, or a worker is lost and no
+// other can take its place. frame, if not nil, holds what has been read from the
+// session already, after Headroom bytes of room. The cause is how the last worker
+// ended. It fails when worker cannot be bound; then it has done nothing.
+func (s *Session) Run(worker Worker, frame []byte) (cause string, err error) {
+	a := s.begin(worker)
+	if err := worker.Bind(a); err != nil {
+		return "", err
+	}
+	ctx, sent := context.WithCancel(context.Background())
+	go func() {
+		defer sent()
+		s.relayUp(frame)
+	}()
+	cause = s.supervise(ctx)
 	s.client.CloseWrite()
 	s.client.Close()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.cause
+	s.watch.Stop()
+	s.forget.Stop()
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	s.history.close()
+	return cause, nil
 }
 
-// answer tells the session why its worker is lost, in the answer's place: an R error
-// of the call that is under way. A session that has no call under way, or has part
-// of an answer already, sees the end of its connection.
-func (s *Session) answer() {
-	s.mu.Lock()
-	text := fmt.Sprintf("worker %s was lost in this call: %s", s.worker.Name(), s.cause)
-	answers := 0
-	if s.answerable() {
-		answers = s.calls
-	}
-	s.mu.Unlock()
-	for range answers {
-		if _, err := s.client.Write(psock.AppendError(nil, text, s.xdr)); err != nil {
-			return
+// supervise binds and unbinds workers until ctx ends, with what the session sends.
+func (s *Session) supervise(ctx context.Context) (cause string) {
+	for {
+		var over, leave chan struct{}
+		a := s.bound()
+		if a != nil {
+			over, leave = a.over, a.leave
+		}
+		select {
+		case <-ctx.Done():
+			if a != nil {
+				a.worker.End()
+				<-a.over
+				cause = a.cause
+			}
+			return cause
+		case <-over:
+			cause = a.cause
+			s.lost(a)
+		case <-leave:
+			s.detach(a)
+		case <-s.wanted:
+		}
+		if !s.settle(ctx) {
+			s.client.CloseWrite()
+			s.client.CloseRead() // wakes relayUp
+			<-ctx.Done()
+			return cause
 		}
 	}
 }
 
-// answerable reports whether calls are under way whose answer can be put in the
-// worker's place. A call with a tag is none: parallel's clusterApplyLB drops answers
-// without it, and the error with them. Called with the lock held.
-func (s *Session) answerable() bool {
-	return s.calls > 0 && !s.tagged && !s.partial && !s.midway && !s.activity.Opaque
+func (s *Session) bound() *attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
 }
 
-// relayUp carries bytes from the session to the worker until one of them ends.
+// relayUp carries bytes from the session to its worker until the session ends.
 func (s *Session) relayUp(frame []byte) {
 	buffer := make([]byte, Headroom+firstBuffer)
 	for {
 		if len(frame) > Headroom {
-			s.scanUp(frame[Headroom:])
-			if err := s.send(frame); err != nil {
-				return
-			}
+			s.forward(frame)
 			if len(frame) == len(buffer) && len(buffer) < bulkBuffer {
 				// A full read: a large object is coming.
 				buffer = make([]byte, bulkBuffer)
@@ -160,15 +223,33 @@ func (s *Session) relayUp(frame []byte) {
 	}
 }
 
+// forward passes frame on, or, while there is no worker, keeps it for the next. What
+// a worker that has just been lost does not take is kept as well.
+func (s *Session) forward(frame []byte) {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	s.scanUp(frame[Headroom:])
+	if a := s.bound(); a != nil {
+		if err := s.send(a, frame); err != nil {
+			a.worker.End()
+		}
+		return
+	}
+	select {
+	case s.wanted <- struct{}{}:
+	default:
+	}
+}
+
 // send passes frame on to the worker. The timer is set once a second at most: to set
 // and stop it with each frame would wake a thread each time.
-func (s *Session) send(frame []byte) error {
-	s.sending.Store(true)
-	defer s.sending.Store(false)
+func (s *Session) send(a *attempt, frame []byte) error {
+	s.blocked.Store(true)
+	defer s.blocked.Store(false)
 	if !s.watched.Swap(true) {
 		s.watch.Reset(hangUpPace)
 	}
-	return s.worker.SendData(frame)
+	return a.worker.SendData(frame)
 }
 
 // lookForHangUp looks after a session whose worker does not read, which may take
@@ -176,11 +257,14 @@ func (s *Session) send(frame []byte) error {
 // must not keep its worker for as long.
 func (s *Session) lookForHangUp() {
 	s.watched.Store(false)
-	if !s.sending.Load() {
+	if !s.blocked.Load() {
 		return
 	}
 	if s.client.HungUp() || s.gone() {
-		s.worker.Abort()
+		if a := s.bound(); a != nil {
+			a.worker.Abort()
+		}
+		s.client.CloseRead()
 		return
 	}
 	if !s.watched.Swap(true) {
@@ -188,10 +272,10 @@ func (s *Session) lookForHangUp() {
 	}
 }
 
-// scanUp follows the calls that the session makes.
+// scanUp follows the calls that the session makes, and records them. Called with
+// sending held; mu is not held meanwhile, since the history may be on a slow disk.
 func (s *Session) scanUp(p []byte) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.activity.UpBytes += int64(len(p))
 	s.observer.Bytes(Up, len(p))
 	if !s.activity.Busy && s.up.Opaque() == nil {
@@ -199,68 +283,41 @@ func (s *Session) scanUp(p []byte) {
 		// to which a call is on its way.
 		s.activity.Busy, s.activity.Since = true, time.Now()
 	}
+	s.partial = s.partial || len(p) > 0
+	s.mu.Unlock()
 	for len(p) > 0 {
 		n, done := s.up.Scan(p)
-		p = p[n:]
-		s.partial = !done
-		if !done {
-			continue
+		if s.up.Opaque() == nil {
+			s.history.record(p[:n])
 		}
-		switch s.up.Message().Kind {
-		case psock.KindExec:
-			s.calls++
-			s.xdr = s.up.Message().XDR
-			s.tagged = s.up.Message().Tagged
-		case psock.KindDone:
-			s.activity.Busy = s.calls > 0
+		p = p[n:]
+		if done {
+			s.messageSent(s.up.Message())
 		}
 	}
+	s.forgetful.Store(s.history.since.Size() > smallHistory)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.partial = s.up.InMessage()
 	s.noteOpaque(s.up.Opaque())
 }
 
-// Data passes on what the worker sends. Once the session does not take it any
-// more, it is dropped: the session has gone, and the worker is about to.
-func (s *Session) Data(p []byte) {
-	answered := s.scanDown(p)
-	_, err := s.client.Write(p)
-	if err != nil {
-		s.client.CloseRead() // wakes Run
-	}
-	if answered && s.isDraining() {
-		s.endForDrain()
-	}
-}
-
-// scanDown follows the answers; answered says that no call is under way after p.
-func (s *Session) scanDown(p []byte) (answered bool) {
+// messageSent notes the end of a message of the session. Called with sending held.
+func (s *Session) messageSent(m psock.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.activity.DownBytes += int64(len(p))
-	s.observer.Bytes(Down, len(p))
-	for len(p) > 0 {
-		n, done := s.down.Scan(p)
-		p = p[n:]
-		s.midway = !done
-		if m := s.down.Message(); done && m.Kind == psock.KindValue && m.Final {
-			s.callDone(m)
+	switch m.Kind {
+	case psock.KindExec:
+		if s.calls == 0 && s.history.isReset() {
+			s.history.restart()
+			s.deaths = nil
 		}
+		s.calls++
+		s.xdr, s.tagged = m.XDR, m.Tagged
+	case psock.KindDone:
+		s.activity.Busy = s.calls > 0
 	}
-	s.noteOpaque(s.down.Opaque())
-	return !s.activity.Busy && !s.activity.Opaque
-}
-
-// callDone counts a finished call. Called with the lock held.
-func (s *Session) callDone(m psock.Message) {
-	if s.calls == 0 {
-		return
-	}
-	s.calls--
-	now := time.Now()
-	took := now.Sub(s.activity.Since)
-	s.activity.Busy, s.activity.Since = s.calls > 0 || s.partial, now
-	s.activity.Calls++
-	s.activity.BusyTime += took
-	s.observer.Call(took, m.Success)
+	s.history.next()
 }
 
 // noteOpaque counts, once, a session that is no longer followed. Called with the
@@ -273,54 +330,27 @@ func (s *Session) noteOpaque(err error) {
 	s.observer.Opaque(err)
 }
 
-// EOF passes the worker's end of stream on: R in the session reads it at once and
-// reports the node as lost. While a call is under way it waits for the reason, which
-// Ended brings.
-func (s *Session) EOF() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.answerable() {
-		s.client.CloseWrite()
+// forgetHistory forgets what a future was sent that is done.
+func (s *Session) forgetHistory() {
+	if !s.sending.TryLock() {
+		return // the next call is on its way
 	}
-}
-
-// Drain ends the session after the call that is under way, or now.
-func (s *Session) Drain() {
+	defer s.sending.Unlock()
 	s.mu.Lock()
-	s.draining = true
-	idle := !s.activity.Busy && !s.activity.Opaque
+	done := s.calls == 0 && !s.partial && time.Since(s.activity.Since) >= forgetAfter
 	s.mu.Unlock()
-	if idle {
-		s.endForDrain()
+	if done {
+		s.history.since.lose(errForgotten)
+		s.forgetful.Store(false)
 	}
 }
 
-func (s *Session) isDraining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.draining
-}
-
-// endForDrain closes the session's end in good order, so that R has read the last
-// answer before it sees the end of the stream, and wakes Run.
-func (s *Session) endForDrain() {
-	s.client.CloseWrite()
-	s.client.CloseRead()
-}
-
-// Ended records how the worker ended and ends the session's connection.
-func (s *Session) Ended(cause string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return
+// Worker is the name of the worker that the session is bound to, "" for none.
+func (s *Session) Worker() string {
+	if a := s.bound(); a != nil {
+		return a.worker.Name()
 	}
-	s.ended, s.cause = true, cause
-	close(s.over)
-	if !s.answerable() {
-		s.client.CloseWrite()
-	}
-	s.client.CloseRead() // wakes Run, which closes the connection
+	return ""
 }
 
 // Activity says what the session is doing and has done.

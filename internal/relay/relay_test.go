@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
@@ -32,6 +34,11 @@ type worker struct {
 	fails   bool
 	forgets bool // keeps nothing of what it is sent
 	deaf    bool // takes nothing until it is aborted
+	gone    bool // has ended before it is bound
+	name    string
+
+	sink  relay.Sink
+	bound chan struct{} // closed by Bind
 
 	mu    sync.Mutex
 	sent  int
@@ -61,11 +68,42 @@ func (w *worker) SendData(frame []byte) error {
 	return nil
 }
 
-func (w *worker) Name() string { return "worker-a/0" }
+func newWorker(name string) *worker { return (&worker{name: name}).init() }
 
-func (w *worker) End() { close(w.ended) }
+func (w *worker) init() *worker {
+	w.news, w.ended, w.aborted = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	w.bound = make(chan struct{})
+	return w
+}
 
-func (w *worker) Abort() { close(w.aborted) }
+func (w *worker) Name() string { return w.name }
+
+func (w *worker) Bind(sink relay.Sink) error {
+	if w.gone {
+		return errors.New("the worker has gone")
+	}
+	w.sink = sink
+	close(w.bound)
+	return nil
+}
+
+func (w *worker) Release() {}
+
+func (w *worker) Busy(time.Duration) {}
+
+func (w *worker) End() { w.once(w.ended) }
+
+func (w *worker) Abort() { w.once(w.aborted) }
+
+func (w *worker) once(c chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
+}
 
 // await returns what the worker was sent once it is n bytes.
 func (w *worker) await(t testing.TB, n int) []byte {
@@ -93,7 +131,27 @@ type session struct {
 	r        *net.TCPConn
 	worker   *worker
 	registry *prometheus.Registry
-	cause    chan string // Run's result
+	budget   *journal.Budget
+	cause    chan string  // Run's result
+	spare    chan *worker // for Recovery.Acquire; nil is an error
+}
+
+func (s *session) Data(p []byte)      { s.worker.sink.Data(p) }
+func (s *session) EOF()               { s.worker.sink.EOF() }
+func (s *session) Drain()             { s.worker.sink.Drain() }
+func (s *session) Ended(cause string) { s.worker.sink.Ended(cause) }
+
+// acquire waits for a spare worker.
+func (s *session) acquire(ctx context.Context) (relay.Worker, error) {
+	select {
+	case w := <-s.spare:
+		if w == nil {
+			return nil, errors.New("0 of 1 workers are ready")
+		}
+		return w, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func start(t testing.TB, w *worker, opening []byte) *session {
@@ -115,14 +173,26 @@ func start(t testing.TB, w *worker, opening []byte) *session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.news, w.ended, w.aborted = make(chan struct{}), make(chan struct{}), make(chan struct{})
-	s := &session{r: r, worker: w, registry: prometheus.NewRegistry(), cause: make(chan string, 1)}
-	s.Session = relay.New(client, w, relay.NewMetrics(s.registry).Observer(zap.NewNop()), nil)
-	go func() { s.cause <- s.Run(opening) }()
+	w.name = "worker-a/0"
+	s := &session{r: r, worker: w.init(), registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10)}
+	s.budget = journal.NewBudget(t.TempDir(), journal.Limits{Each: 1 << 20, Memory: 1 << 20, Disk: 100 << 20})
+	s.Session = relay.New(client, relay.NewMetrics(s.registry).Observer(zap.NewNop()),
+		relay.Recovery{Acquire: s.acquire, Attempts: 3, Budget: s.budget}, nil)
+	go func() {
+		cause, err := s.Run(w, opening)
+		if err != nil {
+			cause = err.Error()
+		}
+		s.cause <- cause
+	}()
+	receive(t, w.bound, "the worker to be bound")
 	t.Cleanup(func() {
 		r.Close()
 		s.Ended("the test is over")
 		receive(t, s.cause, "Run to return")
+		if memory, disk := s.budget.Used(); memory != 0 || disk != 0 {
+			t.Errorf("%d bytes of journal in memory and %d on disk are left", memory, disk)
+		}
 	})
 	return s
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/admin"
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
@@ -40,6 +41,8 @@ type Config struct {
 	UIDs          []uint32
 	DemandTimeout time.Duration
 	MaxWorkers    int
+	MaxAttempts   int // see broker.Config
+	Journal       *journal.Budget
 	Timing        link.Timing
 	// Pods, if not nil, watches the worker pods; its metrics are registered by Run.
 	Pods func(*pods.Metrics) (*pods.Watcher, error)
@@ -84,8 +87,9 @@ func Run(ctx context.Context, config Config) error {
 	sessions := broker.New(broker.Config{
 		Log: config.Log, Metrics: broker.NewMetrics(registry), Relay: relay.NewMetrics(registry),
 		Pool: workers, Listeners: config.Prober, PeerUID: config.Prober.PeerUID, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
-		Missing: missing,
+		MaxAttempts: config.MaxAttempts, Journal: config.Journal, Missing: missing,
 	})
+	config.Journal.Register(registry)
 	in := newIntake(config, workers, registry)
 	source := api.Source{
 		State: func() api.State {

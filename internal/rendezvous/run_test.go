@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"go.uber.org/zap"
@@ -34,7 +35,7 @@ func TestRun(t *testing.T) {
 	}
 	config := Config{
 		Log: zap.NewNop(), Build: "1.2.3", Agents: listen(), API: listen(), Admin: listen(), Prober: prober,
-		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: patience, MaxWorkers: 10,
+		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: patience, MaxAttempts: 3, Journal: journal.NewBudget(t.TempDir(), journal.Limits{}), MaxWorkers: 10,
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()

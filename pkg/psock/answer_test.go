@@ -56,7 +56,7 @@ func TestAppendErrorIsWhatAWorkerSends(t *testing.T) {
 			var s Scanner
 			n, done := s.Scan(data)
 			got := s.Message()
-			if want := (Message{Kind: KindValue, Bytes: int64(len(data)), XDR: xdr, Final: true}); n != len(data) || !done || got != want {
+			if want := (Message{Kind: KindValue, Bytes: int64(len(data)), XDR: xdr, Final: true}); n != len(data) || !done || got != want || s.Elements() != 5 {
 				t.Errorf("%.40q: scanned %d of %d, %v: %+v", m.in, n, len(data), done, got)
 			}
 		}

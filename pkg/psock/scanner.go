@@ -97,6 +97,13 @@ func (s *Scanner) Message() Message {
 	return m
 }
 
+// Elements returns the length of the list that the message is, which Message
+// describes; 0 until that is known, some 20 bytes into it. It tells the answer of
+// parallel's work loop, which has 5, from other VALUEs long before Message.Final does.
+func (s *Scanner) Elements() int64 {
+	return s.elems
+}
+
 // InMessage reports whether the stream is between the first byte and the end of
 // a message. Once the stream is opaque it stays true: the message that could
 // not be followed has no end.

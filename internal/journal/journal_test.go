@@ -1,0 +1,90 @@
+package journal_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/journal"
+)
+
+// What was appended is read again, however it was cut, in memory and on disk.
+func TestAppend(t *testing.T) {
+	for name, limits := range map[string]journal.Limits{
+		"in memory": {Each: 8 << 20, Memory: 8 << 20},
+		"on disk":   {Disk: 8 << 20},
+		"on both":   {Each: 100 << 10, Memory: 8 << 20, Disk: 8 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			budget := journal.NewBudget(dir, limits)
+			j := journal.New(budget)
+			random := rand.New(rand.NewPCG(1, 2))
+			for range 2 { // the second time after a reset
+				var want []byte
+				for range 100 {
+					p := make([]byte, random.IntN(20_000))
+					for i := range p {
+						p[i] = byte(random.Uint32())
+					}
+					if err := j.Append(p); err != nil {
+						t.Fatal(err)
+					}
+					want = append(want, p...)
+				}
+				got, err := io.ReadAll(j.Reader())
+				if err != nil || !bytes.Equal(got, want) || j.Size() != int64(len(want)) {
+					t.Fatalf("read %d of %d bytes, or others; size %d, error %v", len(got), len(want), j.Size(), err)
+				}
+				memory, disk := budget.Used()
+				if memory > limits.Each || (disk > 0) != (limits.Disk > 0) || memory+disk < int64(len(want)) {
+					t.Errorf("%d bytes in memory, %d on disk", memory, disk)
+				}
+				if files, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(files) > 0 {
+					t.Errorf("files: %v, %v", files, err)
+				}
+				j.Reset()
+				if memory, disk := budget.Used(); memory != 0 || disk != 0 || j.Size() != 0 {
+					t.Errorf("after the reset: %d in memory, %d on disk, size %d", memory, disk, j.Size())
+				}
+			}
+		})
+	}
+}
+
+// The budget is one for all journals, and comes back.
+func TestFull(t *testing.T) {
+	budget := journal.NewBudget(t.TempDir(), journal.Limits{Each: 4 << 10, Memory: 4 << 10, Disk: 1000})
+	one, two := journal.New(budget), journal.New(budget)
+	if err := one.Append(make([]byte, 5000)); err != nil {
+		t.Fatal(err)
+	}
+	if err := two.Append(make([]byte, 97)); !errors.Is(err, journal.ErrFull) {
+		t.Errorf("one byte too many: %v", err)
+	}
+	one.Reset()
+	two.Reset()
+	if err := two.Append(make([]byte, 97)); err != nil {
+		t.Error(err)
+	}
+	two.Reset()
+	if memory, disk := budget.Used(); memory != 0 || disk != 0 {
+		t.Errorf("%d in memory and %d on disk are left", memory, disk)
+	}
+}
+
+// A directory that is no place for files is named.
+func TestNoDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "missing")
+	j := journal.New(journal.NewBudget(dir, journal.Limits{Disk: 1000}))
+	err := j.Append([]byte("x"))
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("error %v", err)
+	}
+	j.Reset()
+}

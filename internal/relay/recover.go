@@ -1,0 +1,242 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+)
+
+// loss is the end of a worker that a session had.
+type loss struct {
+	worker, cause string
+	inCall        bool
+}
+
+func (l loss) String() string { return "worker " + l.worker + ": " + l.cause }
+
+// LossReason is why a call failed with its worker instead of running again.
+type LossReason string
+
+// The reasons, in the order in which they are looked for.
+const (
+	NotFollowed LossReason = "not_followed" // the stream is not known to be R's
+	Answered    LossReason = "answer_begun" // the session has part of the answer
+	NoReset     LossReason = "no_reset"     // the session showed no sign of future
+	NotKept     LossReason = "not_kept"     // what to send again is not there
+	Attempts    LossReason = "attempts"     // too many workers died under it
+	NoWorker    LossReason = "no_worker"    // none became ready
+)
+
+// LossReasons lists every LossReason.
+var LossReasons = []LossReason{NotFollowed, Answered, NoReset, NotKept, Attempts, NoWorker}
+
+// lostError is what the session's R is told.
+type lostError struct {
+	reason LossReason
+	text   string
+}
+
+func (e *lostError) Error() string { return e.text }
+
+// lost notes that the attempt's worker has ended.
+func (s *Session) lost(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current = nil
+	s.vacancy = loss{a.worker.Name(), a.cause, s.calls > 0 || s.partial}
+	if s.vacancy.inCall && !a.draining {
+		s.deaths = append(s.deaths, s.vacancy)
+	}
+}
+
+// detach gives up a worker whose agent drains, if no call is under way: the session's
+// next one goes to another.
+func (s *Session) detach(a *attempt) {
+	s.sending.Lock()
+	s.mu.Lock()
+	idle := s.calls == 0 && !s.partial && !s.midway && !s.activity.Opaque
+	if idle {
+		s.current = nil
+		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
+	}
+	s.mu.Unlock()
+	s.sending.Unlock()
+	if idle {
+		a.worker.End()
+	}
+}
+
+// settle finds a session a worker if it has none and a call needs one. It reports
+// whether the session can go on.
+func (s *Session) settle(ctx context.Context) bool {
+	s.sending.Lock()
+	s.mu.Lock()
+	vacant := s.current == nil
+	open := s.calls == 0 && (!s.partial || !s.history.flushed) // what comes may be a reset
+	err := s.recoverable()
+	s.mu.Unlock()
+	s.sending.Unlock()
+	if !vacant {
+		return true
+	}
+	if err == nil || err.reason == NoReset || err.reason == NotKept || err.reason == Attempts {
+		if open {
+			return true
+		}
+	}
+	if err == nil {
+		if err = s.resume(ctx); err == nil || ctx.Err() != nil {
+			return true
+		}
+	}
+	return s.answer(err)
+}
+
+// recoverable says why another worker cannot go on where the last one ended, nil if
+// it can. Called with sending and the lock held.
+func (s *Session) recoverable() *lostError {
+	h, when := s.history, "in this call"
+	if !s.vacancy.inCall {
+		when = "before this call"
+	}
+	text := fmt.Sprintf("worker %s was lost %s: %s", s.vacancy.worker, when, s.vacancy.cause)
+	kept := errors.Join(h.setUp.err, h.since.err)
+	switch {
+	case s.activity.Opaque:
+		return &lostError{NotFollowed, text}
+	case s.midway:
+		return &lostError{Answered, text}
+	case !h.reset:
+		return &lostError{NoReset, text}
+	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts:
+		return &lostError{Attempts, s.explainDeaths(text)}
+	case h.setUp.spoilt || h.since.spoilt:
+		return &lostError{NotKept, text}
+	case kept != nil:
+		return &lostError{NotKept, text + "; it cannot be made up for: " + strings.ReplaceAll(kept.Error(), "\n", "; ")}
+	}
+	return nil
+}
+
+func (s *Session) explainDeaths(one string) string {
+	if len(s.deaths) == 1 {
+		return one
+	}
+	all := make([]string, len(s.deaths))
+	for i, death := range s.deaths {
+		all[i] = death.String()
+	}
+	return fmt.Sprintf("%s; %d workers were lost with this future, the limit of --max-attempts: %s", one, len(all), strings.Join(all, "; "))
+}
+
+// resume binds another worker and sends it what brings it to where the last one was.
+func (s *Session) resume(ctx context.Context) *lostError {
+	for {
+		worker, err := s.recovery.Acquire(ctx)
+		s.sending.Lock()
+		s.mu.Lock()
+		lost := s.recoverable()
+		was, attempt := s.vacancy, len(s.deaths)+1
+		s.mu.Unlock()
+		switch {
+		case lost != nil:
+		case err != nil:
+			lost = &lostError{NoWorker, fmt.Sprintf("worker %s was lost: %s; no other takes its place: %v", was.worker, was.cause, err)}
+		}
+		if lost != nil {
+			s.sending.Unlock()
+			if err == nil {
+				worker.Release()
+			}
+			return lost
+		}
+		bound := s.replay(s.begin(worker))
+		s.sending.Unlock()
+		if !bound {
+			continue
+		}
+		if was.inCall {
+			s.mu.Lock()
+			s.activity.Reruns++
+			s.mu.Unlock()
+			s.observer.Rerun(was.worker, was.cause, worker.Name(), attempt)
+		}
+		return nil
+	}
+}
+
+// replay sends what is kept to the attempt's worker, and reports whether it was there
+// to begin with. That it ends on the way is told by Ended. Called with sending held.
+func (s *Session) replay(a *attempt) (bound bool) {
+	if err := a.worker.Bind(a); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.current = nil
+		return false
+	}
+	kept := s.history.reader()
+	frame := make([]byte, Headroom+firstBuffer)
+	for {
+		n, err := kept.Read(frame[Headroom:])
+		if n > 0 && s.send(a, frame[:Headroom+n]) != nil {
+			a.worker.End()
+			return true
+		}
+		if err == io.EOF {
+			return true
+		}
+		if err != nil {
+			s.history.since.lose(err)
+			s.mu.Lock()
+			a.fail(err.Error())
+			s.mu.Unlock()
+			return true
+		}
+		if n == firstBuffer && len(frame) < bulkBuffer {
+			frame = make([]byte, Headroom+bulkBuffer)
+		}
+	}
+}
+
+// answer puts an R error in the place of every answer that is due. It reports whether
+// the session can go on: one whose stream does not allow it, or whose call has a tag,
+// is over. parallel's clusterApplyLB drops answers without the tag, and the error with
+// them.
+func (s *Session) answer(lost *lostError) bool {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	due, open := s.takeDue(lost)
+	for range due {
+		if _, err := s.client.Write(psock.AppendError(nil, lost.text, s.xdr)); err != nil {
+			return false
+		}
+	}
+	return open
+}
+
+// takeDue counts the calls that lost is the answer of as done, and says whether the
+// session can go on. A call of which only a part was sent is answered later.
+func (s *Session) takeDue(lost *lostError) (due int, open bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	broken := lost.reason == NotFollowed || lost.reason == Answered
+	if s.calls == 0 && !broken {
+		return 0, true
+	}
+	s.observer.Lost(lost.reason, lost.text)
+	if broken || s.tagged || s.partial {
+		return 0, false
+	}
+	s.conditions, s.deaths, s.vacancy.inCall = 0, nil, false
+	s.history.since.spoilt = true
+	for due = 0; s.calls > 0; due++ {
+		s.callDone(false)
+	}
+	return due, true
+}

@@ -1,0 +1,370 @@
+package relay_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+)
+
+// reset is future's call that erases the worker's global environment, and what the
+// worker answers.
+func reset() []byte     { return call("EXEC", []byte("rm(list = vars); future-grmall")) }
+func confirmed() []byte { return value("future-grmall") }
+
+// message is list("VALUE", text, TRUE, ...) of as many elements, as a worker sends it.
+func message(elements uint32, text string) []byte {
+	const vec, str, char, logical, double, null = 19, 16, 9 | 1<<18, 10, 14, 254 // SEXPTYPEs, and the ASCII flag of a CHARSXP
+	b := []byte("B\n")
+	words := func(words ...uint32) {
+		for _, word := range words {
+			b = binary.LittleEndian.AppendUint32(b, word)
+		}
+	}
+	words(2, 0x040202, 0x020300, vec, elements)
+	for _, s := range []string{"VALUE", text} {
+		words(str, 1, char, uint32(len(s)))
+		b = append(b, s...)
+	}
+	words(logical, 1, 1)
+	if elements == 5 {
+		words(double, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+		words(null)
+	}
+	return b
+}
+
+// value is the answer of a call, condition what future sends ahead of it.
+func value(text string) []byte     { return message(5, text) }
+func condition(text string) []byte { return message(3, text) }
+
+// lose ends the session's worker and gives it another one.
+func (s *session) lose(t *testing.T, cause string) *worker {
+	t.Helper()
+	other := newWorker(fmt.Sprintf("worker-%s/0", cause))
+	s.spare <- other
+	s.worker.sink.Ended(cause)
+	receive(t, other.bound, "another worker to be bound")
+	s.worker = other
+	return other
+}
+
+// future sends the calls of a future, and reads the answers of all but the last.
+func (s *session) future(t *testing.T, last []byte) (sent []byte) {
+	t.Helper()
+	for _, c := range [][2][]byte{{reset(), confirmed()}, {call("EXEC", []byte("x <- 1")), value("set")}} {
+		s.write(t, c[0])
+		sent = append(sent, c[0]...)
+		s.worker.await(t, len(sent))
+		s.Data(c[1])
+		s.read(t, len(c[1]))
+	}
+	s.write(t, last)
+	sent = append(sent, last...)
+	s.worker.await(t, len(sent))
+	return sent
+}
+
+// A worker that is lost at each moment of a future: another one is sent all of it,
+// and the session reads each answer once.
+func TestRerun(t *testing.T) {
+	last, result := call("EXEC", []byte("compute")), value("42")
+	t.Run("while it computes", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		sent := s.future(t, last)
+		other := s.lose(t, "killed")
+		if got := other.await(t, len(sent)); !bytes.Equal(got, sent) {
+			t.Fatalf("the other worker was sent %q, want %q", got, sent)
+		}
+		// In pieces, and then at once.
+		for _, b := range confirmed() {
+			s.Data([]byte{b})
+		}
+		s.Data(append(value("set"), result...))
+		if got := s.read(t, len(result)); !bytes.Equal(got, result) {
+			t.Errorf("R reads %q", got)
+		}
+		if a := s.Activity(); a.Calls != 3 || a.Busy || a.Reruns != 1 {
+			t.Errorf("%+v", a)
+		}
+		want := `
+# HELP rendezvous_reruns_total Futures that were lost with their worker and sent again to another.
+# TYPE rendezvous_reruns_total counter
+rendezvous_reruns_total 1
+`
+		if err := testutil.GatherAndCompare(s.registry, strings.NewReader(want), "rendezvous_reruns_total"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("between its calls", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.write(t, reset())
+		s.worker.await(t, len(reset()))
+		s.Data(confirmed())
+		s.read(t, len(confirmed()))
+		s.Ended("killed")
+		other := newWorker("other")
+		s.spare <- other
+		s.write(t, last)
+		receive(t, other.bound, "another worker to be bound")
+		s.worker = other
+		other.await(t, len(reset())+len(last))
+		s.Data(append(confirmed(), result...))
+		if got := s.read(t, len(result)); !bytes.Equal(got, result) {
+			t.Errorf("R reads %q", got)
+		}
+	})
+	t.Run("before its first call", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.Ended("killed")
+		other := newWorker("other")
+		s.spare <- other
+		s.write(t, reset()[:10])
+		s.write(t, reset()[10:])
+		receive(t, other.bound, "another worker to be bound")
+		s.worker = other
+		if got := other.await(t, len(reset())); !bytes.Equal(got, reset()) {
+			t.Errorf("the other worker was sent %q", got)
+		}
+		s.Data(confirmed())
+		s.read(t, len(confirmed()))
+	})
+	t.Run("while the reset is under way", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.write(t, reset())
+		s.worker.await(t, len(reset()))
+		s.lose(t, "killed").await(t, len(reset()))
+		for _, b := range confirmed() {
+			s.Data([]byte{b})
+		}
+		if got := s.read(t, len(confirmed())); !bytes.Equal(got, confirmed()) {
+			t.Errorf("R reads %q", got)
+		}
+	})
+	t.Run("while a large call is sent", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		large := call("EXEC", bytes.Repeat([]byte("0123456789"), 300_000))
+		sent := s.future(t, large[:1<<20])
+		other := s.lose(t, "killed")
+		other.await(t, len(sent))
+		s.write(t, large[1<<20:])
+		sent = append(sent, large[1<<20:]...)
+		if got := other.await(t, len(sent)); !bytes.Equal(got, sent) {
+			t.Fatal("the other worker was sent something else")
+		}
+		s.Data(append(append(confirmed(), value("set")...), result...))
+		if got := s.read(t, len(result)); !bytes.Equal(got, result) {
+			t.Errorf("R reads %q", got)
+		}
+	})
+	t.Run("after conditions", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		sent := s.future(t, last)
+		s.Data(append(condition("1"), condition("2")...))
+		s.read(t, len(condition("1"))+len(condition("2")))
+		s.lose(t, "killed").await(t, len(sent))
+		want := append(condition("3"), result...)
+		for _, b := range bytes.Join([][]byte{confirmed(), value("set"), condition("1"), condition("2"), want}, nil) {
+			s.Data([]byte{b})
+		}
+		if got := s.read(t, len(want)); !bytes.Equal(got, want) {
+			t.Errorf("R reads %q, want %q", got, want)
+		}
+	})
+	t.Run("fewer conditions the second time", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		sent := s.future(t, last)
+		s.Data(condition("1"))
+		s.read(t, len(condition("1")))
+		s.lose(t, "killed").await(t, len(sent))
+		s.Data(append(append(confirmed(), value("set")...), result...))
+		if got := s.read(t, len(result)); !bytes.Equal(got, result) {
+			t.Errorf("R reads %q", got)
+		}
+	})
+	t.Run("with what was set up before", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		setUp := call("EXEC", []byte("library(x)"))
+		s.write(t, setUp)
+		s.worker.await(t, len(setUp))
+		s.Data(value("x"))
+		s.read(t, len(value("x")))
+		s.write(t, append(reset(), last...)[:len(reset())])
+		s.worker.await(t, len(setUp)+len(reset()))
+		s.Data(confirmed())
+		s.read(t, len(confirmed()))
+		s.write(t, last)
+		s.worker.await(t, len(setUp)+len(reset())+len(last))
+		other := s.lose(t, "killed")
+		if got, want := other.await(t, len(setUp)+len(reset())+len(last)), bytes.Join([][]byte{setUp, reset(), last}, nil); !bytes.Equal(got, want) {
+			t.Errorf("the other worker was sent %q", got)
+		}
+	})
+	t.Run("a second future", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		n := len(s.future(t, last))
+		s.Data(result)
+		s.read(t, len(result))
+		s.write(t, reset())
+		s.worker.await(t, n+len(reset()))
+		if got := s.lose(t, "killed").await(t, len(reset())); !bytes.Equal(got, reset()) {
+			t.Errorf("the other worker was sent %q: not the first future again", got)
+		}
+		s.Data(confirmed())
+		s.read(t, len(confirmed()))
+	})
+	t.Run("on a worker that is gone as well", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		sent := s.future(t, last)
+		gone := newWorker("gone")
+		gone.gone = true
+		s.spare <- gone
+		s.lose(t, "killed").await(t, len(sent))
+	})
+}
+
+// Too many workers that die under one future are one error that names them all; the
+// next future is as good as new.
+func TestAttempts(t *testing.T) {
+	last := call("EXEC", []byte("compute"))
+	s := start(t, &worker{}, nil)
+	sent := s.future(t, last)
+	s.lose(t, "b").await(t, len(sent))
+	s.lose(t, "c").await(t, len(sent))
+	s.Ended("killed")
+	s.readError(t, "worker worker-c/0 was lost in this call: killed; 3 workers were lost with this future, the limit of --max-attempts: "+
+		"worker worker-a/0: b; worker worker-b/0: c; worker worker-c/0: killed")
+	other := newWorker("worker-d/0")
+	s.spare <- other
+	s.write(t, reset())
+	receive(t, other.bound, "another worker to be bound")
+	s.worker = other
+	other.await(t, len(reset()))
+	s.Data(confirmed())
+	s.read(t, len(confirmed()))
+}
+
+// A worker whose agent drains does not count, be it idle or at its budget's end.
+func TestDrainRerun(t *testing.T) {
+	last := call("EXEC", []byte("compute"))
+	s := start(t, &worker{}, nil)
+	sent := s.future(t, last)
+	for i := range 5 {
+		s.Drain()
+		s.lose(t, fmt.Sprint("drained ", i)).await(t, len(sent))
+	}
+	s.Data(append(append(confirmed(), value("set")...), value("42")...))
+	s.read(t, len(value("42")))
+}
+
+// No worker becomes ready: an error that says why.
+func TestNoOtherWorker(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.future(t, call("EXEC", nil))
+	s.spare <- nil
+	s.Ended("killed")
+	s.readError(t, "worker worker-a/0 was lost: killed; no other takes its place: 0 of 1 workers are ready")
+}
+
+// A session that ends while it waits for a worker.
+func TestEndsWhileItWaits(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.future(t, call("EXEC", nil))
+	s.Ended("killed")
+	s.r.Close()
+	receive(t, s.cause, "Run to return")
+	s.cause <- ""
+}
+
+// What cannot be done again is an error, and no second run.
+func TestNoRerun(t *testing.T) {
+	last := call("EXEC", []byte("compute"))
+	t.Run("part of the answer was read", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.future(t, last)
+		s.Data(value("42")[:60])
+		s.read(t, 60)
+		s.Ended("killed")
+		s.readEnd(t)
+	})
+	t.Run("what looked like a reset was none", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.write(t, reset())
+		s.worker.await(t, len(reset()))
+		s.Data(value("another"))
+		s.read(t, len(value("another")))
+		s.write(t, last)
+		s.worker.await(t, len(reset())+len(last))
+		s.Ended("killed")
+		s.readError(t, "worker worker-a/0 was lost in this call: killed")
+	})
+	t.Run("and on the other worker", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.Ended("killed")
+		other := newWorker("other")
+		s.spare <- other
+		s.write(t, reset())
+		receive(t, other.bound, "another worker to be bound")
+		other.await(t, len(reset()))
+		other.sink.Data(value("another"))
+		receive(t, other.aborted, "the other worker to be ended")
+		other.sink.Ended("aborted")
+		s.worker = other
+		s.readError(t, "worker other was lost in this call: the call after it was none of future's")
+	})
+	t.Run("its setting up ends otherwise", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		sent := s.future(t, last)
+		other := s.lose(t, "killed")
+		other.await(t, len(sent))
+		s.Data(append(confirmed(), psock.AppendError(nil, "no package", false)...))
+		receive(t, other.aborted, "the other worker to be ended")
+		s.spare <- nil
+		s.Ended("aborted")
+		s.readError(t, "worker worker-killed/0 was lost: a call that sets a worker up ended otherwise than on the one that was lost; no other takes its place: 0 of 1 workers are ready")
+	})
+	t.Run("more than is kept", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		large := call("EXEC", make([]byte, 102<<20))
+		go s.r.Write(append(reset(), large...))
+		s.worker.forgets = true
+		s.worker.await(t, len(reset()))
+		s.Data(confirmed())
+		s.read(t, len(confirmed()))
+		s.worker.await(t, len(reset())+len(large))
+		s.Ended("killed")
+		s.readError(t, "worker worker-a/0 was lost in this call: killed; it cannot be made up for: the journals' budget is spent: 1048576 bytes in memory and 104857600 on disk are allowed")
+	})
+}
+
+// A large future's data is kept until it is done, and no longer.
+func TestForgets(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.future(t, call("EXEC", make([]byte, 500_000)))
+	if memory, _ := s.budget.Used(); memory < 500_000 {
+		t.Errorf("%d bytes are kept", memory)
+	}
+	s.Data(value("42"))
+	s.read(t, len(value("42")))
+	limit := time.After(patience)
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		if memory, _ := s.budget.Used(); memory < 100_000 {
+			break
+		}
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatal("the history is not forgotten")
+		}
+	}
+	s.Ended("killed")
+	s.write(t, call("EXEC", nil))
+	s.readError(t, "worker worker-a/0 was lost before this call: killed; it cannot be made up for: what a future was sent is forgotten when it is done")
+}

@@ -1,0 +1,197 @@
+package test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/api"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// rerunSession is one future on one worker, with gates at its moments. Its value is
+// large both ways, depends on its seed, and is compared with that of plan(sequential).
+const rerunSession = `
+library(future)
+dir <- Sys.getenv("GATES")
+pass <- function(gate) while (!file.exists(file.path(dir, gate))) Sys.sleep(0.01)
+big <- as.numeric(seq_len(if (Sys.getenv("MOMENT") == "request") 25e6 else 6.5e6))
+waits <- Sys.getenv("MOMENT") == "computing"
+task <- function() future({
+	mark <- file.path(dir, "computing")
+	if (waits && !file.exists(mark)) { file.create(mark); Sys.sleep(3600) }
+	list(big + 1, rnorm(3))
+}, seed = 42L)
+plan(cluster, workers = 1, manual = TRUE, quiet = TRUE)
+cat("planned\n")
+pass("begin")
+f <- task()
+pass("read")
+v <- tryCatch(value(f), error = identity)
+waits <- FALSE
+plan(sequential)
+if (Sys.getenv("MOMENT") == "answer") {
+	stopifnot(inherits(v, "FutureError"))
+} else {
+	if (inherits(v, "error")) stop(v)
+	stopifnot(identical(v, value(task())))
+}
+cat("as expected\n")
+`
+
+// Whatever a future's worker is lost by, at every moment of the future: another one
+// takes its place and R does not notice, but where it has part of the answer.
+func TestRerun(t *testing.T) {
+	for _, victim := range []string{"worker", "agent"} {
+		for _, moment := range []string{"before", "request", "computing", "answer"} {
+			t.Run(victim+" killed "+moment, func(t *testing.T) { testRerun(t, victim, moment) })
+		}
+	}
+}
+
+func testRerun(t *testing.T, victim, moment string) {
+	r := startRendezvous(t)
+	agent := r.startAgent("pod-a", 1)
+	r.awaitWarm(1)
+	r.startAgent("pod-b", 1)
+	r.awaitWarm(2)
+	gates := t.TempDir()
+	open := func(gate string) {
+		if err := os.WriteFile(filepath.Join(gates, gate), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := r.startR(rerunSession, "GATES="+gates, "MOMENT="+moment)
+	s.awaitText("planned")
+	pid := pids(r.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }), pool.Bound)["pod-a"]
+	if pid == 0 {
+		t.Fatal("the worker that was warm first is not the one that is bound")
+	}
+	kill := func() {
+		if victim == "agent" {
+			agent.signal(syscall.SIGKILL)
+		} else if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	relayed := func(enough func(up, down int64) bool) {
+		r.await("enough bytes", func(s api.State) bool {
+			a := s.Clusters[0].Nodes[0].Activity
+			return enough(a.UpBytes, a.DownBytes)
+		})
+	}
+	switch moment {
+	case "before":
+		kill()
+		r.await("a vacant node", func(s api.State) bool { return s.Clusters[0].Nodes[0].State == "vacant" })
+		open("begin")
+		open("read")
+	case "request":
+		open("begin")
+		open("read")
+		relayed(func(up, _ int64) bool { return up > 1<<20 })
+		// What is on its way from here on stays there.
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		relayed(func(up, _ int64) bool { return up < 190<<20 })
+		kill()
+	case "computing":
+		open("begin")
+		open("read")
+		eventually(t, "the task", func() bool { _, err := os.Stat(filepath.Join(gates, "computing")); return err == nil })
+		kill()
+	case "answer":
+		open("begin")
+		relayed(func(_, down int64) bool { return down > 1<<20 })
+		kill()
+		// R reads after its worker's end is known.
+		if victim == "worker" {
+			awaitEnd(t, pid)
+		} else {
+			agent.wait()
+		}
+		open("read")
+	}
+	s.awaitText("as expected")
+	if code := s.wait(); code != 0 {
+		t.Errorf("R exited with %d", code)
+	}
+	want := map[string]string{"before": "0", "request": "1", "computing": "1", "answer": "0"}[moment]
+	if got := r.metric("rendezvous_reruns_total"); got != want {
+		t.Errorf("%s reruns, want %s", got, want)
+	}
+}
+
+// A worker is killed every second while futures run: every value is there and right.
+// PSOCK_CHAOS is how long, as Go writes durations; a minute if unset.
+func TestChaos(t *testing.T) {
+	lasts := time.Minute
+	if text := os.Getenv("PSOCK_CHAOS"); text != "" {
+		var err error
+		if lasts, err = time.ParseDuration(text); err != nil {
+			t.Fatal("PSOCK_CHAOS: ", err)
+		}
+	}
+	// One task in some hundred thousand would die three times.
+	r := startRendezvous(t, "--max-attempts", "20")
+	r.startAgent("pod-a", 3)
+	r.startAgent("pod-b", 3)
+	r.awaitWarm(6)
+	s := r.startR(`
+library(future)
+end <- Sys.time() + as.numeric(Sys.getenv("SECONDS"))
+task <- function(i) { Sys.sleep(0.2); c(i, rnorm(2)) }
+fast <- function(i) c(i, rnorm(2))
+plan(sequential)
+want <- future.apply::future_lapply(1:200, fast, future.seed = 42L)
+plan(cluster, workers = 4, manual = TRUE, quiet = TRUE)
+rounds <- 0
+while (rounds == 0 || Sys.time() < end) {
+	got <- future.apply::future_lapply(1:200, task, future.seed = 42L, future.chunk.size = 1)
+	stopifnot(identical(got, want))
+	rounds <- rounds + 1
+	cat(rounds, "rounds\n")
+}
+cat("all identical\n")
+`, fmt.Sprintf("SECONDS=%.0f", lasts.Seconds()))
+	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	kills := 0
+	for running := true; running; {
+		select {
+		case <-s.done:
+			running = false
+		case <-tick.C:
+			state, err := r.state()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var bound []int
+			for _, w := range state.Workers {
+				if w.State == pool.Bound {
+					bound = append(bound, w.PID)
+				}
+			}
+			if len(bound) > 0 && syscall.Kill(bound[random.IntN(len(bound))], syscall.SIGKILL) == nil {
+				kills++
+			}
+		}
+	}
+	if code := s.wait(); code != 0 {
+		t.Errorf("R exited with %d", code)
+	}
+	reruns, err := strconv.Atoi(r.metric("rendezvous_reruns_total"))
+	if err != nil || reruns < kills/4 {
+		t.Errorf("%d kills, and %d futures ran again (%v)", kills, reruns, err)
+	}
+	r.field("future runs again", "worker")
+	r.awaitWarm(6)
+	t.Logf("%d kills, %d futures ran again; %s", kills, reruns, s.text())
+}
