@@ -20,7 +20,7 @@ const rerunSession = `
 library(future)
 dir <- Sys.getenv("GATES")
 pass <- function(gate) while (!file.exists(file.path(dir, gate))) Sys.sleep(0.01)
-big <- as.numeric(seq_len(if (Sys.getenv("MOMENT") == "request") 25e6 else 6.5e6))
+big <- seq_len(if (Sys.getenv("MOMENT") == "request") 25e6 else 6.5e6) + 0.5
 waits <- Sys.getenv("MOMENT") == "computing"
 task <- function() future({
 	mark <- file.path(dir, "computing")
@@ -81,6 +81,9 @@ func testRerun(t *testing.T, victim, moment string) {
 	}
 	relayed := func(enough func(up, down int64) bool) {
 		r.await("enough bytes", func(s api.State) bool {
+			if len(s.Clusters) == 0 || len(s.Clusters[0].Nodes) == 0 {
+				t.Fatal("the session has ended")
+			}
 			a := s.Clusters[0].Nodes[0].Activity
 			return enough(a.UpBytes, a.DownBytes)
 		})
