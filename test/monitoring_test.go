@@ -115,7 +115,7 @@ func (p *prometheusServer) query(expr string) (int, error) {
 // The dashboard and the alerts are about metrics that there are, of real sessions:
 // every query has a result, every alert can be evaluated, every metric is documented.
 func TestMonitoring(t *testing.T) {
-	r := startRendezvous(t)
+	r := startRendezvous(t, "--max-attempts", "2")
 	targets := map[string]string{"scheduler": r.admin}
 	agents := map[string]*process{
 		"worker-a": r.startAgent("worker-a", 2),
@@ -143,6 +143,9 @@ parallel::stopCluster(cl)
 `)
 	if got := r.metric(`rendezvous_calls_total{result="error"}`); got != "1" {
 		t.Errorf("%s calls were errors, want 1: future's do not count", got)
+	}
+	if reruns, lost := r.metric("rendezvous_reruns_total"), r.metric(`rendezvous_lost_calls_total{reason="attempts"}`); reruns != "1" || lost != "1" {
+		t.Errorf("%s reruns and %s lost calls, want 1 of each", reruns, lost)
 	}
 	eventually(t, "the scrape of all that", func() bool {
 		n, err := p.query(`increase(rendezvous_worker_deaths_total{reason="signal"}[1m]) > 0 and on() increase(worker_agent_start_failures_total{pod="worker-b"}[1m]) > 0`)

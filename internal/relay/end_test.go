@@ -123,7 +123,7 @@ func TestLostBetweenCalls(t *testing.T) {
 			s.write(t, tc.before)
 			s.worker.await(t, len(exec)+len(tc.before))
 			s.EOF()
-			s.Ended("killed")
+			s.ends(t, "killed")
 			go s.r.Write(tc.after)
 			when := "before"
 			if tc.before != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
@@ -235,8 +236,7 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	}
 	s.conditions, s.deaths, s.vacancy.inCall = 0, nil, false
 	s.history.since.spoilt = true
-	for due = 0; s.calls > 0; due++ {
-		s.callDone(false)
-	}
+	due, s.calls = s.calls, 0
+	s.activity.Busy, s.activity.Since = false, time.Now()
 	return due, true
 }

@@ -54,6 +54,22 @@ func (s *session) lose(t *testing.T, cause string) *worker {
 	return other
 }
 
+// ends ends the session's worker and waits until the session has none.
+func (s *session) ends(t *testing.T, cause string) {
+	t.Helper()
+	s.Ended(cause)
+	limit := time.After(patience)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for s.Worker() != "" {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatal("the session keeps a worker that has ended")
+		}
+	}
+}
+
 // future sends the calls of a future, and reads the answers of all but the last.
 func (s *session) future(t *testing.T, last []byte) (sent []byte) {
 	t.Helper()
@@ -107,7 +123,7 @@ rendezvous_reruns_total 1
 		s.worker.await(t, len(reset()))
 		s.Data(confirmed())
 		s.read(t, len(confirmed()))
-		s.Ended("killed")
+		s.ends(t, "killed")
 		other := newWorker("other")
 		s.spare <- other
 		s.write(t, last)
@@ -121,7 +137,7 @@ rendezvous_reruns_total 1
 	})
 	t.Run("before its first call", func(t *testing.T) {
 		s := start(t, &worker{}, nil)
-		s.Ended("killed")
+		s.ends(t, "killed")
 		other := newWorker("other")
 		s.spare <- other
 		s.write(t, reset()[:10])
@@ -305,7 +321,7 @@ func TestNoRerun(t *testing.T) {
 	})
 	t.Run("and on the other worker", func(t *testing.T) {
 		s := start(t, &worker{}, nil)
-		s.Ended("killed")
+		s.ends(t, "killed")
 		other := newWorker("other")
 		s.spare <- other
 		s.write(t, reset())
@@ -364,7 +380,7 @@ func TestForgets(t *testing.T) {
 			t.Fatal("the history is not forgotten")
 		}
 	}
-	s.Ended("killed")
+	s.ends(t, "killed")
 	s.write(t, call("EXEC", nil))
 	s.readError(t, "worker worker-a/0 was lost before this call: killed; it cannot be made up for: what a future was sent is forgotten when it is done")
 }

@@ -34,28 +34,106 @@ cat("finished on", value(f), "\n")
 	n.rollout()
 	n.plan(3)
 
-	// Busy, all of a sudden: that future fails and says why, the others go on.
+	// Busy, all of a sudden: the future runs again in another pod. A call that is no
+	// future fails and says why.
 	s = n.startR(`
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
-f <- lapply(1:3, function(i) future({ if (i == 1) Sys.sleep(600); i }))
-stopifnot(identical(value(f[[2]]), 2L), identical(value(f[[3]]), 3L))
-pod <- NULL
+cat("on", value(future(Sys.info()[["nodename"]])), "\n")
+f <- future({ Sys.sleep(10); Sys.info()[["nodename"]] })
 cat("computing\n")
-e <- tryCatch(value(f[[1]]), error = identity)
-stopifnot(inherits(e, "FutureError"))
+cat("finished on", value(f), "\n")
+cl <- parallelly::makeClusterPSOCK(1, manual = TRUE, quiet = TRUE)
+cat("calling\n")
+e <- tryCatch(parallel::clusterCall(cl, Sys.sleep, 600), error = identity)
 cat(conditionMessage(e), "\n")
-stopifnot(identical(value(future("goes on")), "goes on"))
 `)
+	busy := func() string {
+		return n.sh(`kubectl exec deployment/future-scheduler -c rendezvous -- /rendezvous status --json | jq -r '.clusters[].nodes[] | select(.activity.busy) | .worker'`)
+	}
 	s.await("computing")
-	busy := n.sh(`kubectl exec deployment/future-scheduler -c rendezvous -- /rendezvous status --json | jq -r '.clusters[0].nodes[] | select(.activity.busy) | .worker'`)
-	pod, _, _ := strings.Cut(busy, "/")
+	first := busy()
+	pod, _, _ := strings.Cut(first, "/")
 	n.sh("kubectl delete --force --grace-period=0 pod/" + pod)
-	if out := s.wait(); !strings.Contains(out, "worker "+busy+" was lost in this call: ") {
+	s.await("calling")
+	if strings.Contains(s.text(), "finished on "+pod) {
+		t.Errorf("the future did not run again:\n%s", s.text())
+	}
+	if reruns := n.metric("rendezvous_reruns_total"); reruns != "1" {
+		t.Errorf("%s reruns", reruns)
+	}
+	n.eventually("the call", func() bool { return busy() != "" })
+	second := busy()
+	pod, _, _ = strings.Cut(second, "/")
+	n.sh("kubectl delete --force --grace-period=0 pod/" + pod)
+	if out := s.wait(); !strings.Contains(out, "worker "+second+" was lost in this call: ") {
 		t.Errorf("the R error does not say why:\n%s", out)
 	}
 	n.rollout()
 	n.plan(3)
+}
+
+// futures is a session that computes for as long as there is no file at its gate, and
+// compares every value with that of plan(sequential).
+const futures = `
+library(future)
+gate <- "/tmp/gate"
+unlink(gate)
+plan(sequential)
+want <- future.apply::future_lapply(1:30, function(i) c(i, rnorm(2)), future.seed = 42L)
+plan(cluster, manual = TRUE, quiet = TRUE)
+rounds <- 0
+while (!file.exists(gate)) {
+	got <- future.apply::future_lapply(1:30, function(i) { Sys.sleep(0.5); c(i, rnorm(2)) }, future.seed = 42L, future.chunk.size = 5)
+	stopifnot(identical(got, want))
+	rounds <- rounds + 1
+	cat("round", rounds, "\n")
+}
+cat("all identical\n")
+`
+
+// TestFuturesGoOn: worker pods are replaced, drained from their node, and cut off from
+// the network while futures run. R sees no error. It needs the cluster of test/cluster.
+func TestFuturesGoOn(t *testing.T) {
+	n := newNamespace(t)
+	n.install(headless, "--set worker.drainSeconds=1")
+	cut := filepath.Join(root(t), "test/cluster/cut")
+	home := n.sh("kubectl get pod -l component=scheduler -o jsonpath='{.items[0].spec.nodeName}'")
+	other := map[string]string{"n1": "n2", "n2": "n1"}[home]
+	if other == "" {
+		t.Fatalf("the scheduler is on node %q, want n1 or n2 of test/cluster", home)
+	}
+	for _, loss := range []struct {
+		name        string
+		begin, mend func()
+	}{
+		{"rollout", func() { n.sh("kubectl rollout restart deployment/future-worker") }, func() {}},
+		{"drain",
+			func() {
+				n.sh("kubectl drain " + other + " --ignore-daemonsets --delete-emptydir-data --force --timeout=3m --pod-selector=component=worker")
+			},
+			func() { n.sh("kubectl uncordon " + other) }},
+		{"cut", func() { n.sh(cut + " " + other) }, func() { n.sh(cut + " --mend " + other) }},
+	} {
+		t.Run(loss.name, func(t *testing.T) {
+			defer func() {
+				n.try(cut + " --mend " + other)
+				n.try("kubectl uncordon " + other)
+			}()
+			s := n.startR(futures)
+			s.await("round 1 ")
+			before := n.metric("rendezvous_reruns_total")
+			loss.begin()
+			n.eventually("a future runs again", func() bool { return n.metric("rendezvous_reruns_total") != before })
+			loss.mend()
+			n.rollout()
+			n.eventually("three workers", func() bool { return len(n.workerPods()) == 3 })
+			n.sh("kubectl exec deployment/future-scheduler -c scheduler -- touch /tmp/gate")
+			if out := s.wait(); !strings.Contains(out, "all identical") {
+				t.Error(out)
+			}
+		})
+	}
 }
 
 // TestSchedulerReplaced is line 4 for the scheduler's side: its pod, and the
