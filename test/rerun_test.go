@@ -131,6 +131,43 @@ func testRerun(t *testing.T, victim, moment string) {
 	}
 }
 
+// Connections that a session has lost sight of do not hold workers that somebody waits
+// for; and a session whose idle workers went to another computes on.
+func TestLeakedConnections(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 2)
+	r.awaitWarm(2)
+	gate := filepath.Join(t.TempDir(), "gate")
+	first := r.startR(`
+library(future)
+leak <- parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE)
+cl <- parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE) # waits for those
+plan(cluster, workers = cl)
+stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
+cat("idle\n")
+while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.01)
+stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
+`, "GATE="+gate)
+	first.awaitText("idle")
+	second := r.startR(`
+library(future)
+plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
+`)
+	if code := second.wait(); code != 0 {
+		t.Errorf("the second session exited with %d", code)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := first.wait(); code != 0 {
+		t.Errorf("the first session exited with %d", code)
+	}
+	if got := r.metric("rendezvous_reruns_total"); got != "0" {
+		t.Errorf("%s futures ran twice", got)
+	}
+}
+
 // A worker is killed every second while futures run: every value is there and right.
 // PSOCK_CHAOS is how long, as Go writes durations; a minute if unset.
 func TestChaos(t *testing.T) {

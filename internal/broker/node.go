@@ -318,16 +318,22 @@ func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 }
 
 // another reserves a worker for a session that has lost its own. The session computes
-// already: it comes before clusters that form.
-func (n *node) another(ctx context.Context) (relay.Worker, error) {
+// already: it comes before clusters that form. One whose worker was taken waits for as
+// long as others use what there is, as R does for a worker that is busy.
+func (n *node) another(ctx context.Context, taken bool) (relay.Worker, error) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, n.broker.config.DemandTimeout)
-	defer cancel()
-	w, err := n.broker.config.Pool.Acquire(ctx, 0)
-	if err != nil {
-		return nil, errors.New(n.broker.unmet(n.cluster, time.Since(began)))
+	for {
+		limited, cancel := context.WithTimeout(ctx, n.broker.config.DemandTimeout)
+		w, err := n.broker.config.Pool.Acquire(limited, 0)
+		cancel()
+		if err == nil {
+			return bindable{w, n.cluster.name()}, nil
+		}
+		states, _ := n.broker.config.Pool.Counts()
+		if ctx.Err() != nil || !taken || states[pool.Bound] == 0 {
+			return nil, errors.New(n.broker.unmet(n.cluster, time.Since(began)))
+		}
 	}
-	return bindable{w, n.cluster.name()}, nil
 }
 
 // holds reports whether the node has a worker. Called with Broker.mu held.

@@ -64,9 +64,10 @@ type Pool struct {
 	warm    []*slot   // free, longest waiting first
 	waiting []*waiter // for a warm worker, in their order
 	counts  map[State]int
-	next    uint32 // reservation numbers
-	arrived uint64 // numbers the calls of Acquire
-	highest int    // rank that has called it
+	next    uint32           // reservation numbers
+	arrived uint64           // numbers the calls of Acquire
+	highest int              // rank that has called it
+	spare   map[*Worker]bool // bound workers that their holders do not need at present
 }
 
 type key struct {
@@ -94,7 +95,7 @@ func New(config Config) *Pool {
 	if config.EndLimit == 0 {
 		config.EndLimit = 15 * time.Second
 	}
-	p := &Pool{config: config, slots: make(map[key]*slot), counts: make(map[State]int)}
+	p := &Pool{config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool)}
 	config.Metrics.attach(p)
 	return p
 }
@@ -192,22 +193,24 @@ func (p *Pool) offer(s *slot) {
 	p.warm = append(p.warm, s)
 }
 
-// recall asks holders of untouched workers to give them back to callers that wait
-// and come before them, the last in line first. Called with the lock held, when a
-// caller begins to wait and when a recalled worker ends without coming back.
+// recall asks for workers back for the callers that wait: spare ones for anybody,
+// untouched ones for callers that come before their holders, the last in line first.
+// Called with the lock held, when a caller begins to wait, when a worker becomes
+// spare, and when a recalled worker ends without coming back.
 func (p *Pool) recall() {
-	if len(p.waiting) == 0 || p.waiting[0].rank >= p.highest {
+	if len(p.waiting) == 0 || p.waiting[0].rank >= p.highest && len(p.spare) == 0 {
 		return // as a rule: whoever waits came last
 	}
 	var untouched []*Worker
 	coming := 0
 	for _, s := range p.slots {
-		if s.state != Reserved || s.holder == nil {
+		if s.holder == nil {
 			continue
 		}
-		if s.holder.isRecalled() {
+		switch {
+		case s.holder.isRecalled():
 			coming++
-		} else {
+		case s.state == Reserved:
 			untouched = append(untouched, s.holder)
 		}
 	}
@@ -217,6 +220,14 @@ func (p *Pool) recall() {
 		}
 		return 1
 	})
+	for w := range p.spare {
+		if coming >= len(p.waiting) {
+			return
+		}
+		close(w.recalled)
+		delete(p.spare, w)
+		coming++
+	}
 	for i, wait := range p.waiting[min(coming, len(p.waiting)):] {
 		if i == len(untouched) || untouched[i].rank <= wait.rank {
 			return

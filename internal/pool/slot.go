@@ -51,6 +51,7 @@ func (s *slot) finishUse() Sink {
 		return nil
 	}
 	sink := s.holder.sink
+	delete(s.pool.spare, s.holder)
 	close(s.holder.over)
 	s.holder = nil
 	return sink

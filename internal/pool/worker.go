@@ -52,8 +52,9 @@ func (w *Worker) Name() string { return w.slot.name() }
 // Over is closed when the worker has ended or its connection is lost.
 func (w *Worker) Over() <-chan struct{} { return w.over }
 
-// Recalled is closed when a caller of a lower rank waits for this worker. The
-// holder should give it back with Release, unless it binds it at once.
+// Recalled is closed when somebody waits for this worker: a caller of a lower rank,
+// while it is reserved, or any caller, after Offer. The holder should give it back:
+// with Release, unless it binds it at once, or with End, when its call is answered.
 func (w *Worker) Recalled() <-chan struct{} { return w.recalled }
 
 func (w *Worker) isRecalled() bool {
@@ -147,6 +148,26 @@ func (w *Worker) Bind(sink Sink, cluster string) error {
 	return nil
 }
 
+// Offer says that the bound worker is not needed at present: it is recalled when a
+// caller waits. Keep takes that back.
+func (w *Worker) Offer() {
+	s, p := w.slot, w.slot.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.holder == w && s.state == Bound && !w.isRecalled() {
+		p.spare[w] = true
+		p.recall()
+	}
+}
+
+// Keep says that the bound worker is needed again.
+func (w *Worker) Keep() {
+	p := w.slot.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.spare, w)
+}
+
 // SendData sends bytes of the PSOCK connection: frame[link.HeaderSize:]. It blocks
 // while the worker does not read. It fails when the worker is over.
 func (w *Worker) SendData(frame []byte) error {
@@ -169,6 +190,7 @@ func (w *Worker) End() {
 	p.mu.Lock()
 	bound := s.holder == w && s.state == Bound
 	if bound {
+		delete(p.spare, w)
 		p.setState(s, Ending, "")
 	}
 	p.mu.Unlock()

@@ -18,6 +18,8 @@ type attempt struct {
 	// Guarded by Session.mu.
 	down     psock.Scanner
 	draining bool
+	offered  bool // whoever waits may have the worker
+	recalled bool // somebody has asked for it; written by supervise alone
 	ended    bool
 	cause    string // how the worker ended; constant once over is closed
 	unfit    string // why it cannot take the lost one's place
@@ -90,7 +92,7 @@ func (a *attempt) scan(p []byte) (pass []byte, idle bool) {
 	}
 	s.activity.DownBytes += int64(len(p))
 	s.observer.Bytes(Down, len(p))
-	return p, a.draining && !s.activity.Busy && !s.activity.Opaque
+	return p, (a.draining || a.recalled) && !s.activity.Busy && !s.activity.Opaque
 }
 
 // follow notes the answers in p, all of which is passed on. Called with the lock held.
@@ -136,8 +138,8 @@ func (s *Session) callDone(success bool) {
 	if s.current != nil {
 		s.current.worker.Busy(took)
 	}
-	if s.forgetful.Load() {
-		s.forget.Reset(forgetAfter)
+	if !s.idling.Swap(true) {
+		s.idle.Reset(forgetAfter)
 	}
 }
 

@@ -136,6 +136,13 @@ func (h *history) answered(success bool, text string) {
 	part.spoilt = len(part.outcomes) > mostCalls
 }
 
+// movable reports whether the next call can be made on another worker: it is going to
+// be a reset, since futures run here, or nothing but makeClusterPSOCK's own call was
+// made. Called with Session.mu held as well.
+func (h *history) movable() bool {
+	return h.setUp.err == nil && !h.setUp.spoilt && (h.reset || len(h.setUp.outcomes) <= 1)
+}
+
 // next ends the message in progress.
 func (h *history) next() {
 	h.flush()

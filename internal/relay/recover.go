@@ -15,6 +15,7 @@ import (
 type loss struct {
 	worker, cause string
 	inCall        bool
+	taken         bool // given to somebody else
 }
 
 func (l loss) String() string { return "worker " + l.worker + ": " + l.cause }
@@ -48,14 +49,14 @@ func (s *Session) lost(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.current = nil
-	s.vacancy = loss{a.worker.Name(), a.cause, s.calls > 0 || s.partial}
+	s.vacancy = loss{worker: a.worker.Name(), cause: a.cause, inCall: s.calls > 0 || s.partial}
 	if s.vacancy.inCall && !a.draining {
 		s.deaths = append(s.deaths, s.vacancy)
 	}
 }
 
-// detach gives up a worker whose agent drains, if no call is under way: the session's
-// next one goes to another.
+// detach gives up a worker whose agent drains, or that somebody else needs, if no call
+// is under way: the session's next one goes to another.
 func (s *Session) detach(a *attempt) {
 	s.sending.Lock()
 	s.mu.Lock()
@@ -63,6 +64,9 @@ func (s *Session) detach(a *attempt) {
 	if idle {
 		s.current = nil
 		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
+		if !a.draining {
+			s.vacancy.cause, s.vacancy.taken = "it was idle, and another session needed it", true
+		}
 	}
 	s.mu.Unlock()
 	s.sending.Unlock()
@@ -111,7 +115,7 @@ func (s *Session) recoverable() *lostError {
 		return &lostError{NotFollowed, text}
 	case s.midway:
 		return &lostError{Answered, text}
-	case !h.reset:
+	case !h.reset && !s.vacancy.taken:
 		return &lostError{NoReset, text}
 	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts:
 		return &lostError{Attempts, s.explainDeaths(text)}
@@ -137,11 +141,14 @@ func (s *Session) explainDeaths(one string) string {
 // resume binds another worker and sends it what brings it to where the last one was.
 func (s *Session) resume(ctx context.Context) *lostError {
 	for {
-		worker, err := s.recovery.Acquire(ctx)
+		s.mu.Lock()
+		taken := s.vacancy.taken
+		s.mu.Unlock()
+		worker, err := s.recovery.Acquire(ctx, taken)
 		s.sending.Lock()
 		s.mu.Lock()
 		lost := s.recoverable()
-		was, attempt := s.vacancy, len(s.deaths)+1
+		was := s.vacancy
 		s.mu.Unlock()
 		switch {
 		case lost != nil:
@@ -163,6 +170,8 @@ func (s *Session) resume(ctx context.Context) *lostError {
 		if was.inCall {
 			s.mu.Lock()
 			s.activity.Reruns++
+			s.reruns++
+			attempt := s.reruns + 1
 			s.mu.Unlock()
 			s.observer.Rerun(was.worker, was.cause, worker.Name(), attempt)
 		}

@@ -384,3 +384,46 @@ func TestForgets(t *testing.T) {
 	s.write(t, call("EXEC", nil))
 	s.readError(t, "worker worker-a/0 was lost before this call: killed; it cannot be made up for: what a future was sent is forgotten when it is done")
 }
+
+// A worker that an idle session does not need goes to somebody who waits, and the
+// session's next call to another.
+func TestOffered(t *testing.T) {
+	last := call("EXEC", []byte("compute"))
+	for name, tc := range map[string]struct {
+		calls, want []byte
+	}{
+		"never used":     {nil, last},
+		"after a future": {last, reset()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, &worker{}, nil)
+			if tc.calls != nil {
+				s.future(t, tc.calls)
+				s.Data(value("42"))
+				s.read(t, len(value("42")))
+			}
+			receive(t, s.worker.offered, "the worker to be offered")
+			close(s.worker.recalled)
+			receive(t, s.worker.ended, "the worker to be ended")
+			other := newWorker("other")
+			s.spare <- other
+			s.write(t, tc.want)
+			receive(t, other.bound, "another worker to be bound")
+			s.worker = other
+			if got := other.await(t, len(tc.want)); !bytes.Equal(got, tc.want) {
+				t.Errorf("the other worker was sent %q", got)
+			}
+		})
+	}
+}
+
+// One that is recalled in a call goes after it.
+func TestRecalledInCall(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.future(t, call("EXEC", nil))
+	close(s.worker.recalled)
+	s.Data(value("42"))
+	s.read(t, len(value("42")))
+	receive(t, s.worker.ended, "the worker to be ended")
+}

@@ -23,6 +23,11 @@ type Worker interface {
 	Bind(sink Sink) error
 	// Release gives back a worker that was not bound.
 	Release()
+	// Recalled is closed when somebody else needs the worker, after Offer has said
+	// that it is not needed at present; Keep takes that back.
+	Recalled() <-chan struct{}
+	Offer()
+	Keep()
 	// Busy adds to the time that the worker has spent in finished calls.
 	Busy(took time.Duration)
 	// SendData sends frame[Headroom:] to the worker and blocks while it does not
@@ -46,8 +51,9 @@ type Sink interface {
 // Recovery is how a session goes on whose worker is lost.
 type Recovery struct {
 	// Acquire reserves another worker. Its error tells the user why there is none.
-	// ctx ends with the session.
-	Acquire func(ctx context.Context) (Worker, error)
+	// ctx ends with the session. taken says that the last one was given to somebody
+	// else.
+	Acquire func(ctx context.Context, taken bool) (Worker, error)
 	// Attempts is how many workers one future may be lost with; with 1, none runs
 	// twice.
 	Attempts int
@@ -70,6 +76,10 @@ const (
 	// calls that set a future up follow each other within milliseconds; when no other
 	// has come, the future is done.
 	forgetAfter = time.Second
+	// offerAfter is how long after its last answer an idle session's worker may go to
+	// somebody who waits. It is far longer than what passes between the futures of one
+	// computation, and far shorter than the demand timeout.
+	offerAfter = 10 * time.Second
 )
 
 // Session is one node of an R session. It is bound to a worker while that matters;
@@ -89,12 +99,12 @@ type Session struct {
 
 	writing sync.Mutex // held while bytes are written to the session
 
-	watched   atomic.Bool // watch is set
-	blocked   atomic.Bool // a SendData is under way
-	watch     *time.Timer
-	forgetful atomic.Bool // the history is large
-	forget    *time.Timer
-	wanted    chan struct{} // a vacant session has made a call
+	watched atomic.Bool // watch is set
+	blocked atomic.Bool // a SendData is under way
+	watch   *time.Timer
+	idling  atomic.Bool // idle is set
+	idle    *time.Timer
+	wanted  chan struct{} // a vacant session has made a call
 
 	mu         sync.Mutex
 	activity   Activity
@@ -107,6 +117,7 @@ type Session struct {
 	current    *attempt
 	vacancy    loss   // why there is no worker
 	deaths     []loss // of workers under the future
+	reruns     int    // of the future
 }
 
 // Activity is what a session is doing and has done.
@@ -136,8 +147,8 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 	}
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
 	s.watch.Stop()
-	s.forget = time.AfterFunc(forgetAfter, s.forgetHistory)
-	s.forget.Stop()
+	s.idling.Store(true)
+	s.idle = time.AfterFunc(forgetAfter, s.lookForIdleness)
 	return s
 }
 
@@ -148,6 +159,7 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 func (s *Session) Run(worker Worker, frame []byte) (cause string, err error) {
 	a := s.begin(worker)
 	if err := worker.Bind(a); err != nil {
+		s.idle.Stop()
 		return "", err
 	}
 	ctx, sent := context.WithCancel(context.Background())
@@ -159,7 +171,7 @@ func (s *Session) Run(worker Worker, frame []byte) (cause string, err error) {
 	s.client.CloseWrite()
 	s.client.Close()
 	s.watch.Stop()
-	s.forget.Stop()
+	s.idle.Stop()
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	s.history.close()
@@ -170,9 +182,13 @@ func (s *Session) Run(worker Worker, frame []byte) (cause string, err error) {
 func (s *Session) supervise(ctx context.Context) (cause string) {
 	for {
 		var over, leave chan struct{}
+		var recalled <-chan struct{}
 		a := s.bound()
 		if a != nil {
 			over, leave = a.over, a.leave
+			if !a.recalled {
+				recalled = a.worker.Recalled()
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -186,6 +202,11 @@ func (s *Session) supervise(ctx context.Context) (cause string) {
 			cause = a.cause
 			s.lost(a)
 		case <-leave:
+			s.detach(a)
+		case <-recalled:
+			s.mu.Lock()
+			a.recalled = true
+			s.mu.Unlock()
 			s.detach(a)
 		case <-s.wanted:
 		}
@@ -284,6 +305,10 @@ func (s *Session) scanUp(p []byte) {
 		s.activity.Busy, s.activity.Since = true, time.Now()
 	}
 	s.partial = s.partial || len(p) > 0
+	if a := s.current; a != nil && a.offered {
+		a.offered = false
+		a.worker.Keep()
+	}
 	s.mu.Unlock()
 	for len(p) > 0 {
 		n, done := s.up.Scan(p)
@@ -295,7 +320,6 @@ func (s *Session) scanUp(p []byte) {
 			s.messageSent(s.up.Message())
 		}
 	}
-	s.forgetful.Store(s.history.since.Size() > smallHistory)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.partial = s.up.InMessage()
@@ -310,7 +334,7 @@ func (s *Session) messageSent(m psock.Message) {
 	case psock.KindExec:
 		if s.calls == 0 && s.history.isReset() {
 			s.history.restart()
-			s.deaths = nil
+			s.deaths, s.reruns = nil, 0
 		}
 		s.calls++
 		s.xdr, s.tagged = m.XDR, m.Tagged
@@ -330,18 +354,35 @@ func (s *Session) noteOpaque(err error) {
 	s.observer.Opaque(err)
 }
 
-// forgetHistory forgets what a future was sent that is done.
-func (s *Session) forgetHistory() {
+// lookForIdleness looks after a session that makes no calls: it forgets what a future
+// was sent that is done, and offers the worker to whoever waits.
+func (s *Session) lookForIdleness() {
+	s.idling.Store(false)
 	if !s.sending.TryLock() {
-		return // the next call is on its way
+		return // a call is on its way, and its answer looks again
 	}
 	defer s.sending.Unlock()
 	s.mu.Lock()
-	done := s.calls == 0 && !s.partial && time.Since(s.activity.Since) >= forgetAfter
-	s.mu.Unlock()
-	if done {
+	defer s.mu.Unlock()
+	if s.calls > 0 || s.partial || s.activity.Opaque {
+		return
+	}
+	quiet := time.Since(s.activity.Since)
+	if quiet >= forgetAfter && s.history.since.Size() > smallHistory {
 		s.history.since.lose(errForgotten)
-		s.forgetful.Store(false)
+	}
+	if quiet < offerAfter {
+		next := forgetAfter - quiet
+		if next <= 0 {
+			next = offerAfter - quiet
+		}
+		s.idling.Store(true)
+		s.idle.Reset(next)
+		return
+	}
+	if a := s.current; a != nil && s.history.movable() {
+		a.offered = true
+		a.worker.Offer()
 	}
 }
 

@@ -40,6 +40,8 @@ type worker struct {
 	sink  relay.Sink
 	bound chan struct{} // closed by Bind
 
+	offered, recalled chan struct{} // closed by Offer and by the test
+
 	mu    sync.Mutex
 	sent  int
 	got   bytes.Buffer
@@ -72,7 +74,7 @@ func newWorker(name string) *worker { return (&worker{name: name}).init() }
 
 func (w *worker) init() *worker {
 	w.news, w.ended, w.aborted = make(chan struct{}), make(chan struct{}), make(chan struct{})
-	w.bound = make(chan struct{})
+	w.bound, w.offered, w.recalled = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	return w
 }
 
@@ -88,6 +90,12 @@ func (w *worker) Bind(sink relay.Sink) error {
 }
 
 func (w *worker) Release() {}
+
+func (w *worker) Recalled() <-chan struct{} { return w.recalled }
+
+func (w *worker) Offer() { w.once(w.offered) }
+
+func (w *worker) Keep() {}
 
 func (w *worker) Busy(time.Duration) {}
 
@@ -142,7 +150,7 @@ func (s *session) Drain()             { s.worker.sink.Drain() }
 func (s *session) Ended(cause string) { s.worker.sink.Ended(cause) }
 
 // acquire waits for a spare worker.
-func (s *session) acquire(ctx context.Context) (relay.Worker, error) {
+func (s *session) acquire(ctx context.Context, _ bool) (relay.Worker, error) {
 	select {
 	case w := <-s.spare:
 		if w == nil {
