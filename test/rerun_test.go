@@ -131,6 +131,83 @@ func testRerun(t *testing.T, victim, moment string) {
 	}
 }
 
+// What futures do is the same when each of them has lost its first worker: nested
+// futures, conditions, output, resolved(), errors, lazy futures.
+func TestRerunLikeSequential(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 4)
+	r.awaitWarm(4)
+	r.R(`
+library(future)
+dir <- ""
+once <- function(name) {
+	mark <- file.path(dir, name)
+	if (nzchar(dir) && !file.exists(mark)) { file.create(mark); tools::pskill(Sys.getpid(), tools::SIGKILL); Sys.sleep(60) }
+}
+conditions <- function(expr) {
+	seen <- character()
+	out <- capture.output(value <- withCallingHandlers(expr,
+		warning = function(w) { seen <<- c(seen, paste("warning", conditionMessage(w))); invokeRestart("muffleWarning") },
+		message = function(m) { seen <<- c(seen, paste("message", conditionMessage(m))); invokeRestart("muffleMessage") }))
+	list(value, seen, out)
+}
+suite <- function() list(
+	nested = value(future({ once("nested"); value(future({ once("inner"); 6 * 7 })) })),
+	relayed = conditions(value(future({ once("relayed"); cat("out\n"); message("m"); warning("w"); print(1:3); 1 }))),
+	error = { e <- tryCatch(value(future({ once("error"); stop("mine") })), error = identity); list(class(e), conditionMessage(e)) },
+	lazy = { f <- future({ once("lazy"); rnorm(2) }, lazy = TRUE, seed = 42L); value(f) },
+	polled = { f <- future({ once("polled"); "polled" }); while (!resolved(f)) Sys.sleep(0.01); value(f) },
+	applied = future.apply::future_sapply(1:6, function(i) { once(paste0("applied", i)); rnorm(1) }, future.seed = 7L, future.chunk.size = 1),
+	mapped = furrr::future_map_dbl(1:3, function(i) { once(paste0("mapped", i)); i^2 }, .options = furrr::furrr_options(chunk_size = 1))
+)
+plan(sequential)
+want <- suite()
+plan(cluster, workers = 3, manual = TRUE, quiet = TRUE)
+dir <- tempfile()
+dir.create(dir)
+got <- suite()
+print(all.equal(got, want))
+stopifnot(identical(got, want), length(list.files(dir)) == 15)
+`)
+	if got := r.metric("rendezvous_reruns_total"); got != "15" {
+		t.Errorf("%s futures ran again, want 15", got)
+	}
+}
+
+// State that only a worker has: no call runs again elsewhere, and the loss is an error
+// at once and ever after.
+func TestNoRerun(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 3)
+	r.awaitWarm(3)
+	r.R(`
+library(parallel)
+dies <- function(...) tools::pskill(Sys.getpid(), tools::SIGKILL)
+cl <- makePSOCKcluster(2, manual = TRUE)
+x <- 42
+clusterExport(cl, "x")
+stopifnot(identical(parLapply(cl, 1:2, function(i) x), list(42, 42)))
+e <- tryCatch(parLapply(cl, 1:2, function(i) if (i == 1) tools::pskill(Sys.getpid(), 9) else x), error = identity)
+stopifnot(inherits(e, "error"))
+for (i in 1:3) {
+	e <- tryCatch(clusterCall(cl[1], function() exists("x")), error = identity)
+	stopifnot(inherits(e, "error"), grepl("worker pod-a/[0-2] was lost before this call: killed by SIGKILL", conditionMessage(e)))
+}
+stopifnot(identical(clusterEvalQ(cl[2], x), list(42)))
+stopCluster(cl)
+library(future)
+plan(cluster, workers = 1, persistent = TRUE, manual = TRUE, quiet = TRUE)
+e <- tryCatch(value(future(dies())), error = identity)
+stopifnot(inherits(e, "FutureError"), grepl("was lost in this call: killed by SIGKILL", conditionMessage(e)))
+`)
+	if got := r.metric("rendezvous_reruns_total"); got != "0" {
+		t.Errorf("%s calls ran again", got)
+	}
+	if got := r.metric(`rendezvous_lost_calls_total{reason="no_reset"}`); got == "0" {
+		t.Error("no call was lost")
+	}
+}
+
 // Connections that a session has lost sight of do not hold workers that somebody waits
 // for; and a session whose idle workers went to another computes on.
 func TestLeakedConnections(t *testing.T) {

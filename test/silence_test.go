@@ -45,6 +45,13 @@ func (n *network) cut() {
 		"add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in iifname cable drop")
 }
 
+// reset answers every packet that the far side gets with the reset of its connection.
+func (n *network) reset() {
+	n.t.Helper()
+	n.run("ip", "netns", "exec", n.far, "nft",
+		"add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in iifname cable meta l4proto tcp reject with tcp reset")
+}
+
 // mend lets packets pass again.
 func (n *network) mend() {
 	n.t.Helper()
@@ -148,5 +155,53 @@ cat(conditionMessage(e), "\n")
 	untouched := idle(before)[0]
 	if now := idle(after); now[0] != untouched && now[1] != untouched && now[2] != untouched {
 		t.Errorf("the idle worker %d is not among %v: it was not to be touched", untouched, now)
+	}
+}
+
+// A worker that is lost by a network which resets its connection, or drops every packet
+// in silence: its future runs again on another, and the lost one does not compute for
+// nobody.
+func TestRerunAfterNetworkFailure(t *testing.T) {
+	for name, fail := range map[string]func(*network){"reset": (*network).reset, "silence": (*network).cut} {
+		t.Run(name, func(t *testing.T) {
+			certs, gates := filepath.Join(t.TempDir(), "certs"), t.TempDir()
+			n := newNetwork(t)
+			n.run(filepath.Join(bin, "rendezvous"), "certs", "--dir", certs)
+			n.launch(n.near, filepath.Join(bin, "rendezvous"), "--agents-address", n.nearAddress+":7460",
+				"--tls-dir", filepath.Join(certs, "rendezvous")).field("rendezvous is up", "agents")
+			agent := func(namespace, name string) *process {
+				return n.launch(namespace, filepath.Join(bin, "worker-agent"), "--rendezvous", n.nearAddress+":7460",
+					"--tls-dir", filepath.Join(certs, "worker"), "--name", name, "--no-limits")
+			}
+			far := agent(n.far, "far")
+			n.await("a warm worker", func(s api.State) bool { return count(s, pool.Warm) == 1 })
+			agent(n.near, "near")
+			n.await("two warm workers", func(s api.State) bool { return count(s, pool.Warm) == 2 })
+			file := filepath.Join(gates, "session.R")
+			code := fmt.Sprintf(`
+library(future)
+mark <- %q
+task <- function() future({ if (!file.exists(mark)) { file.create(mark); Sys.sleep(3600) }; rnorm(3) }, seed = 42L)
+plan(cluster, workers = 1, manual = TRUE, quiet = TRUE)
+v <- value(task())
+plan(sequential)
+stopifnot(identical(v, value(task())))
+`, filepath.Join(gates, "mark"))
+			if err := os.WriteFile(file, []byte(code), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			session := n.launch(n.near, "Rscript", file)
+			eventually(t, "the task", func() bool { _, err := os.Stat(filepath.Join(gates, "mark")); return err == nil })
+			pid := pids(n.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }), pool.Bound)["far"]
+			if pid == 0 {
+				t.Fatal("the worker that was warm first is not the one that is bound")
+			}
+			fail(n)
+			if code := session.wait(); code != 0 {
+				t.Errorf("R exited with %d", code)
+			}
+			awaitEnd(t, pid)
+			far.awaitText("the connection to the rendezvous was lost")
+		})
 	}
 }

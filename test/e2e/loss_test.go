@@ -108,13 +108,17 @@ func TestFuturesGoOn(t *testing.T) {
 		name        string
 		begin, mend func()
 	}{
+		// In this order: a rollout spreads the pods over the nodes again.
+		{"cut", func() { n.sh(cut + " " + other) }, func() {
+			n.sh(cut + " --mend " + other)
+			n.sh("kubectl wait --for=condition=Ready --timeout=2m node/" + other)
+		}},
 		{"rollout", func() { n.sh("kubectl rollout restart deployment/future-worker") }, func() {}},
 		{"drain",
 			func() {
 				n.sh("kubectl drain " + other + " --ignore-daemonsets --delete-emptydir-data --force --timeout=3m --pod-selector=component=worker")
 			},
 			func() { n.sh("kubectl uncordon " + other) }},
-		{"cut", func() { n.sh(cut + " " + other) }, func() { n.sh(cut + " --mend " + other) }},
 	} {
 		t.Run(loss.name, func(t *testing.T) {
 			defer func() {
