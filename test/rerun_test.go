@@ -208,6 +208,28 @@ stopifnot(inherits(e, "FutureError"), grepl("was lost in this call: killed by SI
 	}
 }
 
+// A user may have the futures of a plan run once at most.
+func TestOnce(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 3)
+	r.awaitWarm(3)
+	r.R(`
+library(future)
+plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+mark <- tempfile()
+task <- function() future({ cat("ran\n", file = mark, append = TRUE); if (length(readLines(mark)) == 1) tools::pskill(Sys.getpid(), tools::SIGKILL); "done" })
+stopifnot(getOption("psock.once")() == 2)
+e <- tryCatch(value(task()), error = identity)
+stopifnot(inherits(e, "FutureError"), length(readLines(mark)) == 1, identical(value(task()), "done"))
+unlink(mark)
+stopifnot(getOption("psock.once")(FALSE) == 2)
+stopifnot(identical(value(task()), "done"), length(readLines(mark)) == 2)
+`)
+	if got := r.metric("rendezvous_reruns_total"); got != "1" {
+		t.Errorf("%s futures ran again, want 1", got)
+	}
+}
+
 // Connections that a session has lost sight of do not hold workers that somebody waits
 // for; and a session whose idle workers went to another computes on.
 func TestLeakedConnections(t *testing.T) {

@@ -28,6 +28,8 @@ type Source struct {
 	State     func() State
 	Available func(ports []uint16) int // broker.Broker.Available
 	Hint      func()                   // broker.Broker.Hint
+	// Once is broker.Broker.Once.
+	Once func(ports []uint16, once bool) (nodes int)
 }
 
 // maxPorts bounds the ports that a session may name; R has 128 connections.
@@ -37,6 +39,10 @@ const maxPorts = 1024
 //
 //	GET /v1/workers?ports=P,Q   text/plain: how many workers a session may ask
 //	                            for; P, Q are ports of its own present clusters
+//	POST /v1/once?ports=P,Q&once=true
+//	                            text/plain: of how many nodes of the clusters on
+//	                            these ports the futures now run once at most;
+//	                            once=false lets them run again
 //	GET /v1/state               application/json: a State
 func Handler(source Source) http.Handler {
 	mux := http.NewServeMux()
@@ -49,6 +55,20 @@ func Handler(source Source) http.Handler {
 		source.Hint()
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, source.Available(ports))
+	})
+	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) {
+		ports, err := parsePorts(r.URL.Query().Get("ports"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		once, err := strconv.ParseBool(r.URL.Query().Get("once"))
+		if err != nil {
+			http.Error(w, fmt.Sprintf("once: %q, want true or false", r.URL.Query().Get("once")), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintln(w, source.Once(ports, once))
 	})
 	mux.HandleFunc("GET /v1/state", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

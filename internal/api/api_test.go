@@ -71,6 +71,30 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
+func TestOnce(t *testing.T) {
+	for query, want := range map[string]struct {
+		status int
+		body   string
+		asked  string
+	}{
+		"?ports=11562,11000&once=true": {http.StatusOK, "7\n", "[11562 11000] true"},
+		"?ports=11562&once=false":      {http.StatusOK, "7\n", "[11562] false"},
+		"?ports=11562":                 {http.StatusBadRequest, `once: "", want true or false` + "\n", ""},
+		"?ports=x&once=true":           {http.StatusBadRequest, `ports: "x" is no port number; give them separated by commas` + "\n", ""},
+	} {
+		asked := ""
+		handler := api.Handler(api.Source{Once: func(ports []uint16, once bool) int {
+			asked = fmt.Sprint(ports, once)
+			return 7
+		}})
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/v1/once"+query, nil))
+		if recorder.Code != want.status || recorder.Body.String() != want.body || asked != want.asked {
+			t.Errorf("%s: %d %q, asked for %s; want %+v", query, recorder.Code, recorder.Body, asked, want)
+		}
+	}
+}
+
 // ports is a list of n ports.
 func ports(n int) string { return strings.TrimSuffix(strings.Repeat("11000,", n), ",") }
 

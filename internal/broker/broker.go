@@ -196,6 +196,24 @@ func (b *Broker) reconcile(known map[uint64]*demand, found []sockdiag.Listener, 
 	return changed
 }
 
+// Once says whether the futures of the clusters on ports are to run once at most. It
+// returns how many nodes that concerns.
+func (b *Broker) Once(ports []uint16, once bool) (nodes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, port := range ports {
+		if c := b.clusters[port]; c != nil {
+			for n := range c.nodes {
+				if n.session != nil {
+					n.session.Once(once)
+					nodes++
+				}
+			}
+		}
+	}
+	return nodes
+}
+
 // Hint says that a session is about to listen.
 func (b *Broker) Hint() {
 	select {

@@ -48,7 +48,6 @@ func TestWorkerEnds(t *testing.T) {
 func TestWorkerGone(t *testing.T) {
 	s := start(t, &worker{fails: true}, nil)
 	s.write(t, call("EXEC", nil))
-	receive(t, s.worker.ended, "the worker to be told")
 	s.Ended("the connection was lost")
 	s.readError(t, "worker worker-a/0 was lost in this call: the connection was lost")
 }

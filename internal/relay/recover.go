@@ -117,6 +117,8 @@ func (s *Session) recoverable() *lostError {
 		return &lostError{Answered, text}
 	case !h.reset && !s.vacancy.taken:
 		return &lostError{NoReset, text}
+	case s.once && (s.vacancy.inCall || len(h.since.outcomes) > 0):
+		return &lostError{Attempts, text}
 	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts:
 		return &lostError{Attempts, s.explainDeaths(text)}
 	case h.setUp.spoilt || h.since.spoilt:
@@ -193,8 +195,7 @@ func (s *Session) replay(a *attempt) (bound bool) {
 	for {
 		n, err := kept.Read(frame[Headroom:])
 		if n > 0 && s.send(a, frame[:Headroom+n]) != nil {
-			a.worker.End()
-			return true
+			return true // followed by Ended
 		}
 		if err == io.EOF {
 			return true

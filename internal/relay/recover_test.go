@@ -427,3 +427,32 @@ func TestRecalledInCall(t *testing.T) {
 	s.read(t, len(value("42")))
 	receive(t, s.worker.ended, "the worker to be ended")
 }
+
+// Once at most: neither a worker that dies nor one that is handed back in a call lets
+// a future run again, and a done one does not either. The next future gets a worker.
+func TestOnce(t *testing.T) {
+	last := call("EXEC", []byte("compute"))
+	for name, drained := range map[string]bool{"dies": false, "drains": true} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, &worker{}, nil)
+			s.Once(true)
+			s.future(t, last)
+			if drained {
+				s.Drain()
+			}
+			s.Ended("killed")
+			s.readError(t, "worker worker-a/0 was lost in this call: killed")
+			other := newWorker("other")
+			s.spare <- other
+			s.write(t, reset())
+			receive(t, other.bound, "another worker to be bound")
+			s.worker = other
+			other.await(t, len(reset()))
+			s.Data(confirmed())
+			s.read(t, len(confirmed()))
+			s.ends(t, "killed")
+			s.write(t, last)
+			s.readError(t, "worker other was lost before this call: killed")
+		})
+	}
+}

@@ -31,7 +31,8 @@ type Worker interface {
 	// Busy adds to the time that the worker has spent in finished calls.
 	Busy(took time.Duration)
 	// SendData sends frame[Headroom:] to the worker and blocks while it does not
-	// read. The first Headroom bytes are the callee's to use.
+	// read. It fails only when the worker is no more, of which the sink is told. The
+	// first Headroom bytes are the callee's to use.
 	SendData(frame []byte) error
 	// End says that the session has finished sending; the worker ends.
 	End()
@@ -118,6 +119,7 @@ type Session struct {
 	vacancy    loss   // why there is no worker
 	deaths     []loss // of workers under the future
 	reruns     int    // of the future
+	once       bool   // no future runs twice
 }
 
 // Activity is what a session is doing and has done.
@@ -143,7 +145,7 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 	s := &Session{
 		client: client, observer: observer, recovery: recovery, gone: gone,
 		history: newHistory(recovery.Budget), wanted: make(chan struct{}, 1),
-		activity: Activity{Since: time.Now()},
+		activity: Activity{Since: time.Now()}, once: recovery.Attempts <= 1,
 	}
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
 	s.watch.Stop()
@@ -251,9 +253,7 @@ func (s *Session) forward(frame []byte) {
 	defer s.sending.Unlock()
 	s.scanUp(frame[Headroom:])
 	if a := s.bound(); a != nil {
-		if err := s.send(a, frame); err != nil {
-			a.worker.End()
-		}
+		_ = s.send(a, frame) // a failure is followed by Ended
 		return
 	}
 	select {
@@ -384,6 +384,13 @@ func (s *Session) lookForIdleness() {
 		a.offered = true
 		a.worker.Offer()
 	}
+}
+
+// Once says whether futures are to run once at most.
+func (s *Session) Once(once bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.once = once
 }
 
 // Worker is the name of the worker that the session is bound to, "" for none.

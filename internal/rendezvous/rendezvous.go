@@ -100,6 +100,7 @@ func Run(ctx context.Context, config Config) error {
 		},
 		Available: sessions.Available,
 		Hint:      sessions.Hint,
+		Once:      sessions.Once,
 	}
 	config.Log.Info("rendezvous is up",
 		zap.Stringer("agents", config.Agents.Addr()), zap.Bool("tls", config.TLS != nil),
