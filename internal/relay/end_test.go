@@ -43,11 +43,11 @@ func TestWorkerEnds(t *testing.T) {
 	s.cause <- ""
 }
 
-// A worker that does not take any more: the session is not read any further, and
-// ends when the worker is known to have.
+// A worker that does not take any more: the session is told when it is known why.
 func TestWorkerGone(t *testing.T) {
 	s := start(t, &worker{fails: true}, nil)
 	s.write(t, call("EXEC", nil))
+	receive(t, s.worker.failed, "the worker to be sent something")
 	s.Ended("the connection was lost")
 	s.readError(t, "worker worker-a/0 was lost in this call: the connection was lost")
 }

@@ -41,6 +41,7 @@ type worker struct {
 	bound chan struct{} // closed by Bind
 
 	offered, recalled chan struct{} // closed by Offer and by the test
+	failed            chan struct{} // closed by a SendData that fails
 
 	mu    sync.Mutex
 	sent  int
@@ -53,6 +54,7 @@ type worker struct {
 
 func (w *worker) SendData(frame []byte) error {
 	if w.fails {
+		w.once(w.failed)
 		return errors.New("the worker has gone")
 	}
 	if w.deaf {
@@ -75,6 +77,7 @@ func newWorker(name string) *worker { return (&worker{name: name}).init() }
 func (w *worker) init() *worker {
 	w.news, w.ended, w.aborted = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	w.bound, w.offered, w.recalled = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	w.failed = make(chan struct{})
 	return w
 }
 
