@@ -290,3 +290,46 @@ func TestRecalledWorkerEnds(t *testing.T) {
 	agents[0].grant()
 	mustGet(t, first)
 }
+
+// A bound worker that its holder does not need is recalled for whoever waits, and comes
+// back with End. One that is needed again meanwhile is not waited for.
+func TestOffer(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	agents := []*agent{r.park(t, "a"), r.park(t, "b")}
+	var held []*pool.Worker
+	for _, a := range agents {
+		w, _ := r.bind(t, a)
+		held = append(held, w)
+	}
+	recalled := func(w *pool.Worker) bool {
+		select {
+		case <-w.Recalled():
+			return true
+		default:
+			return false
+		}
+	}
+	held[0].Offer()
+	held[0].Keep()
+	first := r.queue(context.Background(), t)
+	if recalled(held[0]) || recalled(held[1]) {
+		t.Fatal("a worker was recalled that its holder needs")
+	}
+	held[0].Offer()
+	want(t, held[0].Recalled(), "the spare worker to be recalled")
+	held[1].Offer()
+	if recalled(held[1]) {
+		t.Fatal("two were recalled for one that waits")
+	}
+	held[0].Keep()
+	want(t, held[1].Recalled(), "the other one to be recalled")
+	held[1].End()
+	agents[1].expect(link.EOF)
+	agents[1].send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true})
+	agents[1].state(link.Warm)
+	agents[1].grant()
+	if w := mustGet(t, first); w.Name() != "b/0" {
+		t.Errorf("got %s", w.Name())
+	}
+}

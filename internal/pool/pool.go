@@ -208,6 +208,7 @@ func (p *Pool) recall() {
 			continue
 		}
 		switch {
+		case s.holder.kept:
 		case s.holder.isRecalled():
 			coming++
 		case s.state == Reserved:

@@ -37,6 +37,7 @@ type Worker struct {
 	// Guarded by Pool.mu.
 	sink    Sink
 	cluster string
+	kept    bool // needed again after all: it comes back when its call is answered
 }
 
 var (
@@ -160,12 +161,17 @@ func (w *Worker) Offer() {
 	}
 }
 
-// Keep says that the bound worker is needed again.
+// Keep says that the bound worker is needed again. If it has been recalled meanwhile,
+// another one is instead.
 func (w *Worker) Keep() {
 	p := w.slot.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.spare, w)
+	if w.isRecalled() {
+		w.kept = true
+		p.recall()
+	}
 }
 
 // SendData sends bytes of the PSOCK connection: frame[link.HeaderSize:]. It blocks
