@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -14,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
@@ -232,15 +232,23 @@ func checkAlerts(t *testing.T, p *prometheusServer, names []string) {
 			known(t, test.Name, monitoring.Metrics(input.Series), names)
 		}
 	}
-	// R that cannot be started is an alert that is pending; the others are silent.
+	// R that cannot be started is an alert that is pending; the others are silent, once a
+	// scrape has seen that the node of a moment ago has its worker.
+	want := make(map[string]string)
+	for _, a := range alerts {
+		want[a.Alert] = "inactive"
+	}
+	want["PsockWorkersFailing"] = "pending"
 	states := make(map[string]string)
-	eventually(t, "the alerts' evaluation", func() bool {
+	defer func() {
+		if t.Failed() {
+			t.Logf("the alerts: %v", states)
+		}
+	}()
+	eventually(t, "the alerts' states", func() bool {
 		var data struct {
 			Groups []struct {
-				Rules []struct {
-					Name, Health, LastError, State string
-					LastEvaluation                 time.Time
-				}
+				Rules []struct{ Name, LastError, State string }
 			}
 		}
 		if err := p.ask(&data, "/api/v1/rules", nil); err != nil {
@@ -248,23 +256,14 @@ func checkAlerts(t *testing.T, p *prometheusServer, names []string) {
 		}
 		for _, group := range data.Groups {
 			for _, rule := range group.Rules {
-				if rule.Health == "unknown" {
-					return false
-				}
 				states[rule.Name] = rule.State + rule.LastError
+				if rule.State == "firing" || rule.LastError != "" {
+					t.Fatalf("%s is %s: %s", rule.Name, rule.State, rule.LastError)
+				}
 			}
 		}
-		return true
+		return maps.Equal(states, want)
 	})
-	for _, a := range alerts {
-		want := "inactive"
-		if a.Alert == "PsockWorkersFailing" {
-			want = "pending"
-		}
-		if states[a.Alert] != want {
-			t.Errorf("%s is %q, want it %s", a.Alert, states[a.Alert], want)
-		}
-	}
 }
 
 // known fails for metrics that no program exports.
