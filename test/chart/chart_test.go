@@ -25,10 +25,12 @@ const chart = "../../charts/future"
 func tool(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.Command("go", append([]string{"tool", "-modfile=../../tools/go.mod"}, args...)...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	return out.String(), err
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints // go tells there what it downloads
+	if err := cmd.Run(); err != nil {
+		return out.String() + complaints.String(), err
+	}
+	return out.String(), nil
 }
 
 func render(t *testing.T, args ...string) (string, error) {
