@@ -1,13 +1,11 @@
 // Package pool holds the workers that agents park at the rendezvous: it speaks the
 // rendezvous' side of the protocol of internal/link, knows what every slot is
-// doing and why, and hands warm workers out: to the lowest rank first, and within
-// a rank first come, first served.
+// doing and why, and hands warm workers out, in fair shares.
 package pool
 
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -45,8 +43,7 @@ type Config struct {
 	// worker may be dead after that, and its connection is closed.
 	ReserveLimit time.Duration
 	// Why says, if it can, what became of an agent whose connection was lost just
-	// now: it may wait a moment to find out, while the session that lost a worker
-	// waits for its R error. May be nil.
+	// now: it may wait a moment to find out. May be nil.
 	Why func(ctx context.Context, agent string) string
 	// EndLimit is how long an agent may take to end the worker of a session that
 	// is over; its connection is closed then. Zero means 15 s: R may be in the
@@ -62,32 +59,18 @@ type Pool struct {
 	mu      sync.Mutex
 	slots   map[key]*slot
 	warm    []*slot   // free, longest waiting first
-	waiting []*waiter // for a warm worker, in their order
+	queue   []*Tenant // that wait for a worker, oldest first
 	counts  map[State]int
-	next    uint32           // reservation numbers
-	arrived uint64           // numbers the calls of Acquire
-	highest int              // rank that has called it
+	number  uint32           // reservation numbers
+	arrived uint64           // numbers the callers that wait
+	tenants uint64           // how many there have been
 	spare   map[*Worker]bool // bound workers that their holders do not need at present
+	look    *time.Timer      // when a spare one may be somebody else's
 }
 
 type key struct {
 	instance string
 	slot     int
-}
-
-// place is where a caller of Acquire stands in line.
-type place struct {
-	rank    int
-	arrived uint64
-}
-
-func (a place) before(b place) bool {
-	return a.rank < b.rank || a.rank == b.rank && a.arrived < b.arrived
-}
-
-type waiter struct {
-	place
-	given chan *Worker // buffered: a worker is given at most once
 }
 
 // New makes an empty pool.
@@ -96,23 +79,22 @@ func New(config Config) *Pool {
 		config.EndLimit = 15 * time.Second
 	}
 	p := &Pool{config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool)}
+	p.look = time.AfterFunc(time.Hour, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.balance()
+	})
+	p.look.Stop()
 	config.Metrics.attach(p)
 	return p
 }
 
-// Acquire takes a warm worker out of the pool, waiting for one until ctx ends, and
-// reserves it: its agent has just confirmed that it is there and untouched. Lower
-// ranks come first. For a caller that waits, a worker which one of a higher rank
-// has not bound yet is recalled (see Worker.Recalled): of two sessions that take
-// workers at the same time, one gets all it needs, where each would else hold half.
-func (p *Pool) Acquire(ctx context.Context, rank int) (*Worker, error) {
-	p.mu.Lock()
-	p.arrived++
-	p.highest = max(p.highest, rank)
-	at := place{rank, p.arrived}
-	p.mu.Unlock()
+// Acquire takes a worker out of the pool, waiting for one until ctx ends, and reserves
+// it: its agent has just confirmed that it is there and untouched, or it is one that
+// another node of the tenant has set up as want says.
+func (p *Pool) Acquire(ctx context.Context, want Want) (*Worker, error) {
 	for {
-		w, err := p.take(ctx, at)
+		w, err := p.take(ctx, want)
 		if err != nil {
 			return nil, err
 		}
@@ -125,40 +107,32 @@ func (p *Pool) Acquire(ctx context.Context, rank int) (*Worker, error) {
 	}
 }
 
-func (p *Pool) take(ctx context.Context, at place) (*Worker, error) {
+func (p *Pool) take(ctx context.Context, want Want) (*Worker, error) {
 	p.mu.Lock()
-	if len(p.warm) > 0 {
-		w := p.hold(p.warm[0], at)
-		p.warm = p.warm[1:]
-		p.mu.Unlock()
-		return w, nil
-	}
-	wait := &waiter{place: at, given: make(chan *Worker, 1)}
-	behind, _ := slices.BinarySearchFunc(p.waiting, at, func(w *waiter, at place) int {
-		if w.before(at) {
-			return -1
-		}
-		return 1
-	})
-	p.waiting = slices.Insert(p.waiting, behind, wait)
-	p.recall()
+	p.arrived++
+	u := &waiter{Want: want, arrived: p.arrived, given: make(chan *Worker, 1)}
+	p.enqueue(u)
+	p.balance()
 	p.mu.Unlock()
 
 	select {
-	case w := <-wait.given:
+	case w := <-u.given:
 		return w, nil
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, other := range p.waiting {
-		if other == wait {
-			p.waiting = append(p.waiting[:i], p.waiting[i+1:]...)
-			return nil, ctx.Err()
-		}
+	if p.dequeue(u) {
+		p.balance()
+		return nil, ctx.Err()
 	}
 	// It was given in this very moment; give it to the next, unless it has ended.
-	if w := <-wait.given; w.slot.holder == w {
+	w := <-u.given
+	switch {
+	case w.slot.holder != w:
+	case w.setUp != (SetUp{}):
+		time.AfterFunc(0, w.Release) // without the lock
+	default:
 		w.slot.finishUse()
 		p.offer(w.slot)
 	}
@@ -168,72 +142,39 @@ func (p *Pool) take(ctx context.Context, at place) (*Worker, error) {
 // hold gives s to a new holder. It happens with the choice of s, under one lock: a
 // worker that ends and is replaced before its holder has said a word is then not
 // given to a second one. Called with the lock held.
-func (p *Pool) hold(s *slot, at place) *Worker {
-	p.next++
+func (p *Pool) hold(s *slot, u *waiter) *Worker {
+	p.number++
 	s.holder = &Worker{
-		slot: s, place: at, number: p.next, confirmed: make(chan struct{}),
+		slot: s, tenant: u.Tenant, whole: u.Whole, number: p.number, since: time.Now(), confirmed: make(chan struct{}),
 		recalled: make(chan struct{}), over: make(chan struct{}),
 	}
+	u.Tenant.held++
 	p.setState(s, Reserved, "")
 	return s.holder
 }
 
-// offer makes s, which nobody has touched, available. Called with the lock held.
+// offer makes s, which nobody has touched, available: to the one for whom it was made
+// free, if that still waits. Called with the lock held.
 func (p *Pool) offer(s *slot) {
 	if s.gone() || s.state == Draining {
 		return
 	}
-	if len(p.waiting) > 0 {
-		first := p.waiting[0]
-		p.waiting = p.waiting[1:]
-		first.given <- p.hold(s, first.place)
+	if u := s.heir; p.waits(u) {
+		s.heir = nil
+		p.give(s, u)
 		return
 	}
+	s.heir = nil
 	p.setState(s, Warm, "")
 	p.warm = append(p.warm, s)
+	p.balance()
 }
 
-// recall asks for workers back for the callers that wait: spare ones for anybody,
-// untouched ones for callers that come before their holders, the last in line first.
-// Called with the lock held, when a caller begins to wait, when a worker becomes
-// spare, and when a recalled worker ends without coming back.
-func (p *Pool) recall() {
-	if len(p.waiting) == 0 || p.waiting[0].rank >= p.highest && len(p.spare) == 0 {
-		return // as a rule: whoever waits came last
-	}
-	var untouched []*Worker
-	coming := 0
-	for _, s := range p.slots {
-		if s.holder == nil {
-			continue
-		}
-		switch {
-		case s.holder.kept:
-		case s.holder.isRecalled():
-			coming++
-		case s.state == Reserved:
-			untouched = append(untouched, s.holder)
-		}
-	}
-	slices.SortFunc(untouched, func(a, b *Worker) int {
-		if b.before(a.place) {
-			return -1
-		}
-		return 1
-	})
-	for w := range p.spare {
-		if coming >= len(p.waiting) {
-			return
-		}
-		close(w.recalled)
-		delete(p.spare, w)
-		coming++
-	}
-	for i, wait := range p.waiting[min(coming, len(p.waiting)):] {
-		if i == len(untouched) || untouched[i].rank <= wait.rank {
-			return
-		}
-		close(untouched[i].recalled)
+// disinherit ends that s is on its way to somebody. Called with the lock held.
+func (p *Pool) disinherit(s *slot) {
+	if u := s.heir; u != nil {
+		s.heir = nil
+		p.unpromise(u)
 	}
 }
 
@@ -289,6 +230,7 @@ func (p *Pool) remove(s *slot) {
 	}
 	close(s.lost)
 	p.withdraw(s)
+	p.disinherit(s)
 	p.setState(s, "", "")
 	delete(p.slots, key{s.hello.Instance, s.hello.Slot})
 }
@@ -307,7 +249,7 @@ type Snapshot struct {
 	// LastExit says how the slot's previous worker ended, when nobody had asked
 	// it to.
 	LastExit string `json:"lastExit,omitempty"`
-	// Cluster is what Bind was given: who has the worker.
+	// Cluster is the tenant that has the worker.
 	Cluster string `json:"cluster,omitempty"`
 }
 
@@ -318,7 +260,7 @@ func (p *Pool) Workers() []Snapshot {
 	for _, s := range p.slots {
 		cluster := ""
 		if s.holder != nil {
-			cluster = s.holder.cluster
+			cluster = s.holder.tenant.name
 		}
 		all = append(all, Snapshot{
 			Agent: s.hello.Agent, Slot: s.hello.Slot, Group: s.hello.Group,
@@ -345,7 +287,10 @@ func (p *Pool) Counts() (states map[State]int, waiting int) {
 	for _, state := range States {
 		states[state] = p.counts[state]
 	}
-	return states, len(p.waiting)
+	for _, t := range p.queue {
+		waiting += len(t.waiting)
+	}
+	return states, waiting
 }
 
 // busy is the time that each slot's workers have been busy. An agent that was

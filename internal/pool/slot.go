@@ -31,6 +31,7 @@ type slot struct {
 	lastExit string
 	busy     time.Duration // of all its workers, in finished calls
 	holder   *Worker       // who has the worker, nil for nobody
+	heir     *waiter       // who is to have the next one
 }
 
 func (s *slot) name() string { return fmt.Sprintf("%s/%d", s.hello.Agent, s.hello.Slot) }
@@ -50,11 +51,14 @@ func (s *slot) finishUse() Sink {
 	if s.holder == nil {
 		return nil
 	}
-	sink := s.holder.sink
-	delete(s.pool.spare, s.holder)
-	close(s.holder.over)
+	w := s.holder
+	delete(s.pool.spare, w)
+	s.pool.unpromise(w.heir)
+	w.heir = nil
+	w.tenant.held--
+	close(w.over)
 	s.holder = nil
-	return sink
+	return w.sink
 }
 
 // Serve speaks with one slot until its connection ends, ctx ends or the slot
@@ -76,25 +80,28 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	state := s.state
 	sink := s.finishUse()
 	p.remove(s)
-	p.recall()
+	p.balance()
 	p.mu.Unlock()
 	orderly := ctx.Err() != nil || errors.Is(err, io.EOF) && state != Bound
 	cause := fmt.Sprintf("its connection was lost: %v", err)
-	if !orderly && p.config.Why != nil {
-		if why := p.config.Why(ctx, s.hello.Agent); why != "" {
-			cause = why + "; " + cause
+	explain := sync.OnceValue(func() string {
+		if !orderly && p.config.Why != nil {
+			if why := p.config.Why(ctx, s.hello.Agent); why != "" {
+				return why + "; " + cause
+			}
 		}
-	}
+		return cause
+	})
 	if sink != nil {
 		if ctx.Err() == nil && state == Bound { // not one that was ending
 			p.config.Metrics.died(exitLost)
 		}
-		sink.Ended(cause)
+		sink.Ended(cause, explain)
 	}
 	if orderly {
 		s.log.Info("slot left")
 	} else {
-		s.log.Warn("slot lost", zap.String("state", string(state)), zap.String("cause", cause))
+		s.log.Warn("slot lost", zap.String("state", string(state)), zap.String("cause", explain()))
 	}
 	return nil
 }
@@ -213,11 +220,14 @@ func (s *slot) onState(message link.StateMessage) {
 		p.offer(s)
 	} else {
 		p.setState(s, State(message.State), message.Reason)
+		if message.State == link.Failed || message.State == link.Draining {
+			p.disinherit(s)
+		}
 	}
-	p.recall()
+	p.balance()
 	p.mu.Unlock()
 	if sink != nil {
-		sink.Ended("the worker was replaced")
+		sink.Ended("the worker was replaced", nil)
 	}
 	if message.State == link.Draining && untouched != nil {
 		// The agent waits for the end of what it has granted.
@@ -247,13 +257,13 @@ func (s *slot) onExit(message link.ExitMessage) {
 	if !message.Expected || message.Kind == link.ExitDrained {
 		p.config.Metrics.died(message.Kind)
 	}
-	p.recall()
+	p.balance()
 	p.mu.Unlock()
 	s.conn.Shrink()
 	if !message.Expected {
 		s.log.Warn("worker died", zap.String("cause", message.Cause), zap.Strings("lines", message.Lines))
 	}
 	if sink != nil {
-		sink.Ended(message.Cause)
+		sink.Ended(message.Cause, nil)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
@@ -21,23 +22,30 @@ type Sink interface {
 	// Drain: the worker's agent is going away; the session should end after the
 	// call that is under way, if any.
 	Drain()
-	// Ended: the worker is no more. Nothing follows.
-	Ended(cause string)
+	// Ended: the worker is no more. Nothing follows. explain, unless nil, says more
+	// than cause; it may take some seconds to find out.
+	Ended(cause string, explain func() string)
 }
 
 // Worker is one R process, handed out by Acquire to one holder, for one session.
 type Worker struct {
-	slot *slot
-	place
+	slot      *slot
+	tenant    *Tenant
+	whole     bool          // see Want
 	number    uint32        // of the reservation
+	since     time.Time     // when the tenant got it
+	setUp     SetUp         // by nodes of the tenant that had it before; zero: fresh
 	confirmed chan struct{} // closed by the agent's answer
-	recalled  chan struct{} // closed when somebody comes before this holder
 	over      chan struct{} // closed when the worker has ended or was given back
 
 	// Guarded by Pool.mu.
-	sink    Sink
-	cluster string
-	kept    bool // needed again after all: it comes back when its call is answered
+	sink       Sink
+	recalled   chan struct{} // closed when somebody else is to have it
+	heir       *waiter       // whom it was recalled for
+	spareSince time.Time
+	idle       bool  // it has been spare for long
+	left       SetUp // as its holder leaves it
+	leaving    bool  // Yield has decided that it ends
 }
 
 var (
@@ -53,11 +61,36 @@ func (w *Worker) Name() string { return w.slot.name() }
 // Over is closed when the worker has ended or its connection is lost.
 func (w *Worker) Over() <-chan struct{} { return w.over }
 
-// Recalled is closed when somebody waits for this worker: a caller of a lower rank,
-// while it is reserved, or any caller, after Offer. The holder should give it back:
-// with Release, unless it binds it at once, or with End, when its call is answered.
-func (w *Worker) Recalled() <-chan struct{} { return w.recalled }
+// SetUp is a digest of the calls by which the worker was set up, zero when it is fresh.
+func (w *Worker) SetUp() SetUp { return w.setUp }
 
+// Recalled is closed when somebody else is to have the worker: an older tenant, while
+// it is untouched, or whoever comes next, after Offer. The holder should give it back,
+// with Release or Yield, unless it needs it by now; see Keep.
+func (w *Worker) Recalled() <-chan struct{} {
+	w.slot.pool.mu.Lock()
+	defer w.slot.pool.mu.Unlock()
+	return w.recalled
+}
+
+// recall asks for w on behalf of u. Called with the lock held.
+func (w *Worker) recall(u *waiter) {
+	w.slot.pool.promise(u)
+	w.heir = u
+	close(w.recalled)
+}
+
+// unrecall takes that back, if it was done. Called with the lock held.
+func (w *Worker) unrecall() {
+	if !w.isRecalled() {
+		return
+	}
+	w.recalled = make(chan struct{})
+	w.slot.pool.unpromise(w.heir)
+	w.heir = nil
+}
+
+// isRecalled is called with the lock held.
 func (w *Worker) isRecalled() bool {
 	select {
 	case <-w.recalled:
@@ -67,9 +100,13 @@ func (w *Worker) isRecalled() bool {
 	}
 }
 
-// reserve asks the agent for its worker and waits for the answer.
+// reserve asks the agent for its worker and waits for the answer. One that comes from
+// another node of the tenant was asked for then.
 func (p *Pool) reserve(ctx context.Context, w *Worker) error {
 	s := w.slot
+	if w.setUp != (SetUp{}) {
+		return nil
+	}
 	if err := w.send(func() error { return s.conn.SendNumber(link.Reserve, w.number) }); err != nil {
 		return err
 	}
@@ -109,10 +146,14 @@ func (w *Worker) send(write func() error) error {
 	return err
 }
 
-// Release gives back a worker that nobody has sent anything to. It does nothing
-// for a worker that is over or was bound.
+// Release gives back a reserved worker that its holder has sent nothing to. It does
+// nothing for a worker that is over or was bound.
 func (w *Worker) Release() {
 	s, p := w.slot, w.slot.pool
+	if w.setUp != (SetUp{}) { // others have used it
+		w.discard()
+		return
+	}
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	p.mu.Lock()
@@ -120,6 +161,7 @@ func (w *Worker) Release() {
 		p.mu.Unlock()
 		return
 	}
+	s.heir, w.heir = w.heir, nil
 	s.finishUse()
 	p.mu.Unlock()
 
@@ -135,30 +177,51 @@ func (w *Worker) Release() {
 	}
 }
 
+// discard ends a reserved worker.
+func (w *Worker) discard() {
+	s, p := w.slot, w.slot.pool
+	p.mu.Lock()
+	reserved := s.holder == w && s.state == Reserved
+	if reserved {
+		w.leave()
+	}
+	p.mu.Unlock()
+	if reserved {
+		w.End()
+	}
+}
+
 // Bind gives the reserved worker to sink; cluster is shown in snapshots. It fails
 // when the worker has ended meanwhile.
-func (w *Worker) Bind(sink Sink, cluster string) error {
+func (w *Worker) Bind(sink Sink) error {
 	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if s.holder != w || s.state != Reserved {
 		return fmt.Errorf("worker %s has ended", w.Name())
 	}
-	w.sink, w.cluster = sink, cluster
+	w.sink = sink
 	p.setState(s, Bound, "")
+	w.unrecall()
+	p.balance()
 	return nil
 }
 
-// Offer says that the bound worker is not needed at present: it is recalled when a
-// caller waits. Keep takes that back.
-func (w *Worker) Offer() {
+// Offer says that the bound worker is not needed at present, and how it is set up: it
+// is recalled when a caller waits that should have it. idle says that it is not in use
+// at all, and so anybody's. Keep takes that back.
+func (w *Worker) Offer(setUp SetUp, idle bool) {
 	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s.holder == w && s.state == Bound && !w.isRecalled() {
-		p.spare[w] = true
-		p.recall()
+	if s.holder != w || s.state != Bound || w.isRecalled() {
+		return
 	}
+	w.left, w.idle = setUp, w.idle || idle
+	if !p.spare[w] {
+		p.spare[w], w.spareSince = true, time.Now()
+	}
+	p.balance()
 }
 
 // Keep says that the bound worker is needed again. If it has been recalled meanwhile,
@@ -168,10 +231,51 @@ func (w *Worker) Keep() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.spare, w)
+	w.idle = false
 	if w.isRecalled() {
-		w.kept = true
-		p.recall()
+		w.unrecall()
+		p.balance()
 	}
+}
+
+// Yield gives a bound worker that is not needed to whoever it was recalled for: as it
+// is to another node of its tenant, and otherwise by its end, for which End is called.
+// It reports whether there is still somebody who should have it.
+func (w *Worker) Yield() bool {
+	s, p := w.slot, w.slot.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.holder != w || s.state != Bound {
+		return true
+	}
+	u := w.heir
+	if !p.waits(u) {
+		w.unrecall()
+		if u, _ = p.heir(w, time.Now()); u == nil {
+			return false
+		}
+		w.recall(u)
+	}
+	if u.Tenant != w.tenant || !slices.Contains(u.SetUps, w.left) {
+		w.leave()
+		return true
+	}
+	s.finishUse()
+	p.dequeue(u)
+	next := p.hold(s, u)
+	next.number, next.since, next.setUp = w.number, w.since, w.left
+	u.given <- next
+	return true
+}
+
+// leave decides that w ends, and its successor goes to its heir. Called with the lock
+// held.
+func (w *Worker) leave() {
+	p := w.slot.pool
+	w.leaving = true
+	delete(p.spare, w)
+	p.setState(w.slot, Ending, "")
+	w.slot.heir, w.heir = w.heir, nil
 }
 
 // SendData sends bytes of the PSOCK connection: frame[link.HeaderSize:]. It blocks
@@ -194,13 +298,13 @@ func (w *Worker) Busy(d time.Duration) {
 func (w *Worker) End() {
 	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
-	bound := s.holder == w && s.state == Bound
-	if bound {
-		delete(p.spare, w)
-		p.setState(s, Ending, "")
+	if s.holder == w && s.state == Bound {
+		w.leave()
 	}
+	ends := w.leaving
+	w.leaving = false
 	p.mu.Unlock()
-	if !bound {
+	if !ends {
 		return
 	}
 	// The timer keeps no more than w, and does nothing once that is over.

@@ -45,6 +45,7 @@ type Scanner struct {
 	cn    uint8   // bytes in carry
 	ended bool    // msg is complete
 	root  bool    // the item whose length is arriving is the message
+	attrs uint8   // strings to look at among the attributes of the value that are arriving
 
 	role    role     // why the item now arriving is of interest
 	gotFlag bool     // the third element was one logical
@@ -72,7 +73,7 @@ func (s *Scanner) Scan(p []byte) (n int, done bool) {
 		switch {
 		case s.skip > 0:
 			n += s.data(p[n:])
-		case s.cn == 0 && s.want == wantFlags && s.top.op() == opItems && s.role == roleNone && len(p)-n >= 8:
+		case s.cn == 0 && s.want == wantFlags && s.top.op() == opItems && s.role == roleNone && s.attrs == 0 && len(p)-n >= 8:
 			n += s.run(p[n:])
 		default:
 			n += s.word(p[n:])
@@ -155,6 +156,7 @@ func (s *Scanner) begin() {
 	s.gotFlag = false
 	s.elems = 0
 	s.root = false
+	s.attrs = 0
 	s.ended = false
 }
 

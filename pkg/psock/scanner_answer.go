@@ -15,9 +15,17 @@ const (
 	roleValue
 	roleSuccess
 	roleTime
-	roleCall // the data of an EXEC
-	roleTag  // the tag in it
+	roleCall  // the data of an EXEC
+	roleTag   // the tag in it
+	roleClass // a string among the attributes of the value
 )
+
+// futureClass is the class of a future's result.
+const futureClass = "FutureResult"
+
+// attrStrings is how many strings among the attributes of a value are looked at: those of
+// a future's result are its names, up to 20, and its class. Looking is slow.
+const attrStrings = 64
 
 // element returns the role of the element of the message at index i.
 func (s *Scanner) element(i int64) role {
@@ -57,6 +65,14 @@ func (s *Scanner) vector(n int64) {
 
 // char is called with the length of a string, before its bytes.
 func (s *Scanner) char(n int64) {
+	if s.attrs > 0 {
+		s.attrs--
+		if n == int64(len(futureClass)) {
+			s.role = roleClass
+			s.wantData(uint8(n))
+			return
+		}
+	}
 	if s.role == roleNone {
 		return
 	}
@@ -87,6 +103,8 @@ func (s *Scanner) captured() {
 		}
 	case roleValue:
 		s.msg.Text = string(b)
+	case roleClass:
+		s.msg.FutureResult = s.msg.FutureResult || string(b) == futureClass
 	case roleSuccess:
 		s.gotFlag = true
 		s.msg.Success = s.decode(b) == 1 // NA is the smallest integer

@@ -17,6 +17,7 @@ const (
 	opMessage             // the one item that is the message
 	opElements            // items that are the elements of the message
 	opCall                // items that are the elements of an EXEC's data
+	opAttrs               // the one item that is the attributes of the value
 	opConsts              // constants of byte code
 	opCalls               // calls and pairlists among them, in their own form
 	opConstLen            // the number of constants
@@ -180,7 +181,12 @@ func (s *Scanner) first(w uint32) {
 		s.root = byte(w) == typeList
 		s.itemFlags(w)
 	case opElements:
+		s.attrs = 0
 		s.role = s.element(s.elems - s.top.due())
+		s.take()
+		s.itemFlags(w)
+	case opAttrs:
+		s.attrs = attrStrings
 		s.take()
 		s.itemFlags(w)
 	case opCall:
@@ -263,7 +269,11 @@ func (s *Scanner) length(want want, w uint32) {
 // body makes due what follows the length of an item: n elements, and its
 // attributes.
 func (s *Scanner) body(l layout, n int64) {
-	s.push(opItems, attrs(s.item))
+	if s.role == roleValue && byte(s.item) == typeList {
+		s.push(opAttrs, attrs(s.item))
+	} else {
+		s.push(opItems, attrs(s.item))
+	}
 	switch {
 	case s.root:
 		s.root = false

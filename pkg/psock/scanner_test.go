@@ -59,7 +59,7 @@ func fromR(t testing.TB) ([]byte, []ended) {
 
 func parseIndex(t testing.TB, f []string) ended {
 	t.Helper()
-	if len(f) != 9 {
+	if len(f) != 10 {
 		t.Fatalf("index line of %d fields: %q", len(f), f)
 	}
 	e := ended{Label: f[0]}
@@ -69,9 +69,9 @@ func parseIndex(t testing.TB, f []string) ended {
 			e.Kind = k
 		}
 	}
-	e.Tagged = f[7] == "TRUE"
+	e.Tagged, e.FutureResult = f[7] == "TRUE", f[8] == "TRUE"
 	seconds, _ := strconv.ParseFloat(f[5], 64)
-	e.XDR, e.Success, e.Final, e.Text = f[2] == "TRUE", f[4] == "TRUE", f[6] == "TRUE", f[8]
+	e.XDR, e.Success, e.Final, e.Text = f[2] == "TRUE", f[4] == "TRUE", f[6] == "TRUE", f[9]
 	e.Elapsed = time.Duration(math.Round(seconds * float64(time.Second)))
 	return e
 }

@@ -5,7 +5,7 @@
 #   Rscript messages.R stream index seeds  also small ones as files, for fuzzing
 #
 # A line of the index is: label, end offset, xdr, kind, success, elapsed seconds,
-# final, text; separated by tabs.
+# final, tagged, future's result, text; separated by tabs.
 options(keep.source = TRUE)
 args <- commandArgs(trailingOnly = TRUE)
 stream <- file(args[1], "wb")
@@ -17,7 +17,7 @@ end <- 0
 is_string <- function(x) is.character(x) && length(x) == 1 && !is.na(x)
 
 facts <- function(x) {
-  f <- list(kind = "unknown", success = FALSE, elapsed = 0, final = FALSE, text = "", tagged = FALSE)
+  f <- list(kind = "unknown", success = FALSE, elapsed = 0, final = FALSE, text = "", tagged = FALSE, future = FALSE)
   if (typeof(x) != "list" || length(x) == 0 || !is_string(x[[1]])) return(f)
   if (!x[[1]] %in% c("EXEC", "DONE", "VALUE")) return(f)
   f$kind <- x[[1]]
@@ -25,6 +25,7 @@ facts <- function(x) {
   if (f$kind != "VALUE") return(f)
   value <- x$value
   if (is_string(value) && is.null(attributes(value)) && nchar(value, "bytes") <= 32) f$text <- value
+  f$future <- inherits(value, "FutureResult")
   f$success <- isTRUE(x$success)
   if (!is.null(x$time)) f$elapsed <- x$time[["elapsed"]]
   f$final <- identical(names(x), c("type", "value", "success", "time", "tag"))
@@ -38,7 +39,7 @@ emit <- function(label, bytes) {
   # overflows its stack.
   f <- facts(if (!startsWith(label, "long_pairlist")) suppressWarnings(unserialize(bytes)))
   line <- c(label, sprintf("%.0f", end), bytes[1] == charToRaw("X"), f$kind, f$success,
-            sprintf("%.9f", f$elapsed), f$final, f$tagged, f$text)
+            sprintf("%.9f", f$elapsed), f$final, f$tagged, f$future, f$text)
   writeLines(paste(line, collapse = "\t"), index)
   if (length(args) > 2 && length(bytes) < 6000 && !grepl("-(2b|3x)$|^session|^pointer", label)) {
     writeBin(bytes, file.path(args[3], paste0(label, ".bin")))
@@ -145,6 +146,11 @@ for (class in c("SOCKnode", "SOCK0node")) {
   emit(paste0("texts-", class), answer(class, function() c("x", "y")))
   emit(paste0("failed-", class), answer(class, function() stop("no such thing")))
   emit(paste0("answer_list-", class), answer(class, function() list("DONE", list(type = "EXEC"), TRUE, 1:3)))
+  emit(paste0("future-", class), answer(class, function() future:::FutureResult(value = list(x = 1, "FutureResult"), started = Sys.time())))
+  emit(paste0("future_late-", class), answer(class, function() structure(list(a = 1), note = list("x", 1:3, quote(f(x))), class = "FutureResult")))
+  emit(paste0("future_within-", class), answer(class, function() list(future:::FutureResult(value = 1), "FutureResult")))
+  emit(paste0("future_string-", class), answer(class, function() c(FutureResult = "FutureResult")))
+  emit(paste0("named_list-", class), answer(class, function() structure(as.list(1:1e5), names = paste("name", 1:1e5))))
   emit(paste0("answer_big-", class), answer(class, function() rnorm(1e5)))
   emit(paste0("answer_code-", class), answer(class, function() list(compiler::cmpfun(loops), self)))
 }

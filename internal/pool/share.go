@@ -1,0 +1,280 @@
+package pool
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Fair shares. Workers that are free go to whoever waits: to the tenant that has the
+// fewest. One that a tenant has, but does not need at present, is recalled for another
+// node of the same tenant at any time, since that costs nothing; for another tenant,
+// which costs a new R, as these say.
+const (
+	// restLimit is how long a tenant may keep a worker between two calls while others
+	// wait: far longer than what passes between the futures of one computation.
+	restLimit = 250 * time.Millisecond
+	// turn is how long a tenant that has just one worker more than another keeps it when
+	// both have use for it. With fewer workers than tenants they take turns; a change of
+	// hands costs a new R, some 0.4 s.
+	turn = 5 * time.Second
+)
+
+// SetUp is a digest of the calls by which a worker was set up; the zero value is that of
+// a worker which nobody has used.
+type SetUp = [32]byte
+
+// Tenant is who workers are shared among: one cluster, or a lease.
+type Tenant struct {
+	name string
+	most int // workers that it may hold
+
+	// Guarded by Pool.mu.
+	age      uint64    // numbers the tenants as they first wait
+	held     int       // workers that it holds
+	promised int       // of its waiters, those that a worker is on its way to
+	complete bool      // see Pool.Complete
+	waiting  []*waiter // in the order in which they came
+}
+
+// NewTenant makes a tenant that is called name in snapshots and holds at most most
+// workers at a time; 0 is no bound.
+func NewTenant(name string, most int) *Tenant { return &Tenant{name: name, most: most} }
+
+// full reports whether the tenant has as many workers as it may have.
+func (t *Tenant) full() bool { return t.most > 0 && t.held+t.promised >= t.most }
+
+// share is what the tenant has or is about to have.
+func (t *Tenant) share() int { return t.held + t.promised }
+
+// Want is what a caller of Acquire needs.
+type Want struct {
+	Tenant *Tenant
+	Group  string // of the workers; "": any
+	// Whole: the tenant is of use only when it has all that it asks for. Of two such
+	// tenants the older one comes first, and has what the younger one holds untouched,
+	// where each would else hold half.
+	Whole bool
+	// Urgent: the worker is to take the place of one that was lost in a call.
+	Urgent bool
+	// SetUps are those that serve as well as a fresh worker, if a node of the same
+	// tenant is done with one.
+	SetUps []SetUp
+}
+
+// waiter is a caller of Acquire that waits.
+type waiter struct {
+	Want
+	arrived  uint64
+	promised bool         // a worker is on its way to it
+	given    chan *Worker // buffered: a worker is given at most once
+}
+
+// enqueue makes u wait. Called with the lock held.
+func (p *Pool) enqueue(u *waiter) {
+	t := u.Tenant
+	if t.age == 0 {
+		p.tenants++
+		t.age = p.tenants
+	}
+	if len(t.waiting) == 0 {
+		behind, _ := slices.BinarySearchFunc(p.queue, t.age, func(t *Tenant, age uint64) int { return cmp.Compare(t.age, age) })
+		p.queue = slices.Insert(p.queue, behind, t)
+	}
+	t.waiting = append(t.waiting, u)
+}
+
+// dequeue makes u wait no longer; it reports whether it did. Called with the lock held.
+func (p *Pool) dequeue(u *waiter) bool {
+	t := u.Tenant
+	i := slices.Index(t.waiting, u)
+	if i < 0 {
+		return false
+	}
+	p.unpromise(u)
+	t.waiting = slices.Delete(t.waiting, i, i+1)
+	if len(t.waiting) == 0 {
+		p.queue = slices.DeleteFunc(p.queue, func(other *Tenant) bool { return other == t })
+	}
+	return true
+}
+
+func (p *Pool) waits(u *waiter) bool { return u != nil && slices.Contains(u.Tenant.waiting, u) }
+
+func (p *Pool) promise(u *waiter) {
+	u.promised = true
+	u.Tenant.promised++
+}
+
+func (p *Pool) unpromise(u *waiter) {
+	if u != nil && u.promised {
+		u.promised = false
+		u.Tenant.promised--
+	}
+}
+
+// first is the waiter of t that comes first for a worker of group, nil if there is none;
+// one that a worker is on its way to counts if promised says so.
+func (t *Tenant) first(group string, promised bool) *waiter {
+	var best *waiter
+	for _, u := range t.waiting {
+		if u.Group != "" && u.Group != group || u.promised && !promised {
+			continue
+		}
+		if u.Urgent {
+			return u
+		}
+		if best == nil {
+			best = u
+		}
+	}
+	return best
+}
+
+// next is whose turn it is for a worker of group, nil if it is nobody's. Called with
+// the lock held.
+func (p *Pool) next(group string, promised bool) *waiter {
+	var best, whole *waiter
+	for _, t := range p.queue {
+		u := t.first(group, promised)
+		switch {
+		case u == nil || t.full() && !u.promised:
+		case u.Urgent:
+			return u
+		case u.Whole:
+			if whole == nil { // the queue is in the order of their age
+				whole = u
+			}
+		case best == nil || t.share() < best.Tenant.share() || t.share() == best.Tenant.share() && u.arrived < best.arrived:
+			best = u
+		}
+	}
+	if best == nil || whole != nil && whole.Tenant.share() < best.Tenant.share() {
+		return whole
+	}
+	return best
+}
+
+// balance gives what is free to whoever waits, and recalls what others can do without.
+// Called with the lock held, whenever a caller begins to wait, a worker becomes free or
+// spare, or one that was on its way to somebody is no more.
+func (p *Pool) balance() {
+	if len(p.queue) == 0 {
+		return
+	}
+	p.serve()
+	p.recallUntouched()
+	if len(p.spare) == 0 || len(p.queue) == 0 {
+		return
+	}
+	spare := make([]*Worker, 0, len(p.spare))
+	for w := range p.spare {
+		spare = append(spare, w)
+	}
+	slices.SortFunc(spare, func(a, b *Worker) int { return a.spareSince.Compare(b.spareSince) })
+	now := time.Now()
+	var again time.Duration // when to look again, 0 if that is of no use
+	for _, w := range spare {
+		u, wait := p.heir(w, now)
+		if u == nil {
+			if wait > 0 && (again == 0 || wait < again) {
+				again = wait
+			}
+			continue
+		}
+		delete(p.spare, w)
+		w.recall(u)
+	}
+	if again > 0 {
+		p.look.Reset(again)
+	}
+}
+
+// serve hands out free workers. Called with the lock held.
+func (p *Pool) serve() {
+	for i := 0; i < len(p.warm) && len(p.queue) > 0; {
+		s := p.warm[i]
+		u := p.next(s.hello.Group, true)
+		if u == nil {
+			i++
+			continue
+		}
+		p.warm = slices.Delete(p.warm, i, i+1)
+		p.give(s, u)
+	}
+}
+
+// give hands s to u. Called with the lock held.
+func (p *Pool) give(s *slot, u *waiter) {
+	p.dequeue(u)
+	u.given <- p.hold(s, u)
+}
+
+// heir is who is to have the spare worker w now; if nobody, in what time somebody may.
+// Called with the lock held.
+func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
+	group := w.slot.hello.Group
+	own := w.tenant.first(group, false)
+	u = p.next(group, false)
+	if u == nil || u == own {
+		return own, 0
+	}
+	has, wants := w.tenant.held, u.Tenant.share()
+	wait = restLimit - now.Sub(w.spareSince)
+	switch {
+	case w.idle || wait <= 0 || has > wants+1:
+		return u, 0
+	case has > wants:
+		left := turn - now.Sub(w.since)
+		if left <= 0 {
+			return u, 0
+		}
+		wait = min(wait, left)
+	}
+	if own != nil {
+		return own, 0
+	}
+	return nil, wait
+}
+
+// recallUntouched asks for reserved workers back, for tenants that need all they ask
+// for, from such that came later, the last first. Called with the lock held.
+func (p *Pool) recallUntouched() {
+	var wholes []*waiter
+	for _, t := range p.queue {
+		for _, u := range t.waiting {
+			if u.Whole && !u.promised {
+				wholes = append(wholes, u)
+			}
+		}
+	}
+	if len(wholes) == 0 || p.queue[0].age == p.tenants {
+		return // as a rule: whoever waits came last
+	}
+	var untouched []*Worker
+	for _, s := range p.slots {
+		if w := s.holder; w != nil && s.state == Reserved && w.whole && !w.tenant.complete && !w.isRecalled() {
+			untouched = append(untouched, w)
+		}
+	}
+	slices.SortFunc(untouched, func(a, b *Worker) int {
+		return cmp.Or(cmp.Compare(b.tenant.age, a.tenant.age), cmp.Compare(b.number, a.number))
+	})
+	for _, u := range wholes {
+		i := slices.IndexFunc(untouched, func(w *Worker) bool {
+			return w.tenant.age > u.Tenant.age && (u.Group == "" || u.Group == w.slot.hello.Group)
+		})
+		if i < 0 {
+			continue
+		}
+		untouched[i].recall(u)
+		untouched = slices.Delete(untouched, i, i+1)
+	}
+}
+
+// Complete says that the tenant has all that it asked for: it keeps what it has.
+func (p *Pool) Complete(t *Tenant) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.complete = true
+}
