@@ -107,11 +107,11 @@ func TestCancelledBefore(t *testing.T) {
 	r := start(t, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if w, err := r.Acquire(ctx, 0); w != nil || !errors.Is(err, context.Canceled) {
+	if w, err := r.Acquire(ctx, r.want(0)); w != nil || !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, %v", w, err)
 	}
 	r.park(t, "agent")
-	if w, err := r.Acquire(ctx, 0); w != nil || !errors.Is(err, context.Canceled) {
+	if w, err := r.Acquire(ctx, r.want(0)); w != nil || !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, %v", w, err)
 	}
 	r.expectCounts(t, map[pool.State]int{pool.Warm: 1})
@@ -185,7 +185,7 @@ func TestRelease(t *testing.T) {
 
 	// The first holder has no say any more.
 	w.Release()
-	if err := w.Bind(newSink(), "late"); err == nil {
+	if err := w.Bind(newSink()); err == nil {
 		t.Error("a released worker could be bound")
 	}
 	w.End()
@@ -204,7 +204,7 @@ func TestReleaseOfALostWorker(t *testing.T) {
 	want(t, w.Over(), "the worker to be over")
 	w.Release()
 	w.End()
-	if err := w.Bind(newSink(), "late"); err == nil {
+	if err := w.Bind(newSink()); err == nil {
 		t.Error("a lost worker could be bound")
 	}
 	eventually(t, "the slot to go", func() bool { return len(r.Workers()) == 0 })
@@ -220,19 +220,19 @@ func TestWorkerDiesWhileReserved(t *testing.T) {
 	w := r.hold(t, a)
 	a.send(link.Exit, link.ExitMessage{Cause: "killed"})
 	want(t, w.Over(), "the dead worker to be over")
-	if err := w.Bind(newSink(), "late"); err == nil {
+	if err := w.Bind(newSink()); err == nil {
 		t.Error("a dead worker could be bound")
 	}
 	w.Release()
 	a.state(link.Warm)
 	next := r.hold(t, a)
-	if err := next.Bind(newSink(), "cluster"); err != nil {
+	if err := next.Bind(newSink()); err != nil {
 		t.Error(err)
 	}
 }
 
-// Lower ranks come first, whoever came first, and a worker that is held untouched
-// for a higher one is recalled.
+// Of tenants that need all they ask for the oldest comes first, and a worker that a
+// younger one holds untouched is recalled.
 func TestRanks(t *testing.T) {
 	t.Parallel()
 	r := start(t, nil)
@@ -259,7 +259,7 @@ func TestRanks(t *testing.T) {
 		t.Errorf("got %s", w.Name())
 	}
 	// What is bound stays.
-	if err := older.Bind(newSink(), "cluster"); err != nil {
+	if err := older.Bind(newSink()); err != nil {
 		t.Fatal(err)
 	}
 	r.queueRanked(t, 0)
@@ -275,6 +275,7 @@ func TestRecalledWorkerEnds(t *testing.T) {
 	t.Parallel()
 	r := start(t, nil)
 	agents := []*agent{r.park(t, "a"), r.park(t, "b")}
+	r.want(1) // the older one
 	var held []*pool.Worker
 	for _, a := range agents {
 		c := r.acquireRanked(2)
@@ -289,47 +290,4 @@ func TestRecalledWorkerEnds(t *testing.T) {
 	agents[0].expect(link.Release)
 	agents[0].grant()
 	mustGet(t, first)
-}
-
-// A bound worker that its holder does not need is recalled for whoever waits, and comes
-// back with End. One that is needed again meanwhile is not waited for.
-func TestOffer(t *testing.T) {
-	t.Parallel()
-	r := start(t, nil)
-	agents := []*agent{r.park(t, "a"), r.park(t, "b")}
-	var held []*pool.Worker
-	for _, a := range agents {
-		w, _ := r.bind(t, a)
-		held = append(held, w)
-	}
-	recalled := func(w *pool.Worker) bool {
-		select {
-		case <-w.Recalled():
-			return true
-		default:
-			return false
-		}
-	}
-	held[0].Offer()
-	held[0].Keep()
-	first := r.queue(context.Background(), t)
-	if recalled(held[0]) || recalled(held[1]) {
-		t.Fatal("a worker was recalled that its holder needs")
-	}
-	held[0].Offer()
-	want(t, held[0].Recalled(), "the spare worker to be recalled")
-	held[1].Offer()
-	if recalled(held[1]) {
-		t.Fatal("two were recalled for one that waits")
-	}
-	held[0].Keep()
-	want(t, held[1].Recalled(), "the other one to be recalled")
-	held[1].End()
-	agents[1].expect(link.EOF)
-	agents[1].send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true})
-	agents[1].state(link.Warm)
-	agents[1].grant()
-	if w := mustGet(t, first); w.Name() != "b/0" {
-		t.Errorf("got %s", w.Name())
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/link"
@@ -38,7 +39,7 @@ func newSlot(t *testing.T) (*Pool, *slot) {
 
 func mustTake(t *testing.T, p *Pool) *Worker {
 	t.Helper()
-	w, err := p.take(context.Background(), place{})
+	w, err := p.take(context.Background(), Want{Tenant: p.NewTenant("cluster", 0)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,8 +108,8 @@ func TestGivenToOneThatGivesUp(t *testing.T) {
 			if test.want == Warm {
 				free = 1
 			}
-			if len(p.warm) != free || len(p.waiting) != 0 {
-				t.Errorf("%d on the free list, want %d; %d wait", len(p.warm), free, len(p.waiting))
+			if len(p.warm) != free || len(p.queue) != 0 {
+				t.Errorf("%d on the free list, want %d; %d wait", len(p.warm), free, len(p.queue))
 			}
 		})
 	}
@@ -133,7 +134,7 @@ func giveUp(t *testing.T, p *Pool, meanwhile func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for {
-		w, err := p.take(givenUp{ctx, meanwhile}, place{})
+		w, err := p.take(givenUp{ctx, meanwhile}, Want{Tenant: p.NewTenant("cluster", 0)})
 		if err != nil {
 			return
 		}
@@ -175,4 +176,40 @@ func TestLateConfirmation(t *testing.T) {
 	s.onReserved(second.number)
 	s.onReserved(second.number)
 	<-second.confirmed
+}
+
+// Two tenants that both have use for a worker take turns; so does one that has one more
+// than the other.
+func TestTurns(t *testing.T) {
+	p, s := newSlot(t)
+	s.onState(link.StateMessage{State: link.Warm})
+	mine, other := p.NewTenant("mine", 0), p.NewTenant("other", 0)
+	w, err := p.take(context.Background(), Want{Tenant: mine})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Bind(nil); err != nil {
+		t.Fatal(err)
+	}
+	u := &waiter{Want: Want{Tenant: other}, given: make(chan *Worker, 1)}
+	p.enqueue(u)
+	now := time.Now()
+	w.spareSince = now
+	if heir, wait := p.heir(w, now); heir != nil || wait != restLimit {
+		t.Errorf("at first: %v, in %s", heir, wait)
+	}
+	own := &waiter{Want: Want{Tenant: mine}, given: make(chan *Worker, 1)}
+	p.enqueue(own)
+	if heir, _ := p.heir(w, now); heir != own {
+		t.Errorf("%v instead of another node of its own", heir)
+	}
+	w.since = now.Add(-turn)
+	if heir, _ := p.heir(w, now); heir != u {
+		t.Errorf("%v after its turn", heir)
+	}
+	// One that has as many does not take turns with it.
+	other.held = 1
+	if heir, _ := p.heir(w, now); heir != own {
+		t.Errorf("%v, though the other one has as many", heir)
+	}
 }

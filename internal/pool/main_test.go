@@ -29,6 +29,20 @@ type rendezvous struct {
 	ctx      context.Context // of the test
 	stop     context.CancelFunc
 	served   chan error // what Serve returned, for each connection
+
+	mu      sync.Mutex
+	tenants map[int]*pool.Tenant // by rank
+}
+
+// want is the tenant's of a rank: rank 0 wants what there is, the others all they ask
+// for, in the order in which they were first named.
+func (r *rendezvous) want(rank int) pool.Want {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.tenants[rank] == nil {
+		r.tenants[rank] = r.NewTenant("cluster", 0)
+	}
+	return pool.Want{Tenant: r.tenants[rank], Whole: rank > 0}
 }
 
 func start(t *testing.T, change func(*pool.Config)) *rendezvous {
@@ -37,7 +51,7 @@ func start(t *testing.T, change func(*pool.Config)) *rendezvous {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rendezvous{listener: listener, registry: prometheus.NewRegistry(), served: make(chan error, 10000)}
+	r := &rendezvous{listener: listener, registry: prometheus.NewRegistry(), served: make(chan error, 10000), tenants: make(map[int]*pool.Tenant)}
 	config := pool.Config{
 		Log: zap.NewNop(), Metrics: pool.NewMetrics(r.registry), Build: "test", MaxWorkers: 100, ReserveLimit: patience,
 	}
@@ -171,16 +185,18 @@ type result struct {
 }
 
 // acquire calls Acquire in the background.
-func (r *rendezvous) acquire(ctx context.Context) <-chan result { return r.acquireAt(ctx, 0) }
-
-func (r *rendezvous) acquireRanked(rank int) <-chan result {
-	return r.acquireAt(r.ctx, rank)
+func (r *rendezvous) acquire(ctx context.Context) <-chan result {
+	return r.acquireWanted(ctx, r.want(0))
 }
 
-func (r *rendezvous) acquireAt(ctx context.Context, rank int) <-chan result {
+func (r *rendezvous) acquireRanked(rank int) <-chan result {
+	return r.acquireWanted(r.ctx, r.want(rank))
+}
+
+func (r *rendezvous) acquireWanted(ctx context.Context, want pool.Want) <-chan result {
 	c := make(chan result, 1)
 	go func() {
-		w, err := r.Acquire(ctx, rank)
+		w, err := r.Acquire(ctx, want)
 		c <- result{w, err}
 	}()
 	return c
@@ -195,6 +211,11 @@ func (r *rendezvous) queue(ctx context.Context, t *testing.T) <-chan result {
 func (r *rendezvous) queueRanked(t *testing.T, rank int) <-chan result {
 	t.Helper()
 	return r.waits(t, func() <-chan result { return r.acquireRanked(rank) })
+}
+
+func (r *rendezvous) queueWanted(t *testing.T, want pool.Want) <-chan result {
+	t.Helper()
+	return r.waits(t, func() <-chan result { return r.acquireWanted(r.ctx, want) })
 }
 
 func (r *rendezvous) waits(t *testing.T, acquire func() <-chan result) <-chan result {
@@ -225,22 +246,35 @@ func mustGet(t *testing.T, c <-chan result) *pool.Worker {
 // bind is the worker of a in a session.
 func (r *rendezvous) bind(t *testing.T, a *agent) (*pool.Worker, *sink) {
 	t.Helper()
-	w, s := r.hold(t, a), newSink()
-	if err := w.Bind(s, "cluster"); err != nil {
+	return r.bindWanted(t, a, r.want(0))
+}
+
+func (r *rendezvous) bindWanted(t *testing.T, a *agent, want pool.Want) (*pool.Worker, *sink) {
+	t.Helper()
+	c := r.acquireWanted(r.ctx, want)
+	a.grant()
+	w, s := mustGet(t, c), newSink()
+	if err := w.Bind(s); err != nil {
 		t.Fatal(err)
 	}
 	return w, s
 }
 
 // sink notes what it is told.
-type sink struct{ events chan string }
+type sink struct {
+	events  chan string
+	explain func() string // of its worker's end
+}
 
-func newSink() *sink { return &sink{make(chan string, 100)} }
+func newSink() *sink { return &sink{events: make(chan string, 100)} }
 
-func (s *sink) Data(p []byte)      { s.events <- "data " + string(p) }
-func (s *sink) EOF()               { s.events <- "eof" }
-func (s *sink) Drain()             { s.events <- "drain" }
-func (s *sink) Ended(cause string) { s.events <- "ended: " + cause }
+func (s *sink) Data(p []byte) { s.events <- "data " + string(p) }
+func (s *sink) EOF()          { s.events <- "eof" }
+func (s *sink) Drain()        { s.events <- "drain" }
+func (s *sink) Ended(cause string, explain func() string) {
+	s.explain = explain
+	s.events <- "ended: " + cause
+}
 
 // expect waits for exactly these events.
 func (s *sink) expect(t *testing.T, events ...string) {

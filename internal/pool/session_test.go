@@ -23,7 +23,7 @@ func TestSession(t *testing.T) {
 	if got := r.snapshot(t); got.State != pool.Bound || got.Cluster != "cluster" {
 		t.Errorf("bound: %+v", got)
 	}
-	if err := w.Bind(newSink(), "another"); err == nil {
+	if err := w.Bind(newSink()); err == nil {
 		t.Error("bound twice")
 	}
 	w.Release() // no longer untouched
@@ -182,7 +182,7 @@ func TestBlockedSinkBlocksNobodyElse(t *testing.T) {
 	slow, quick := r.park(t, "slow"), r.park(t, "quick")
 	w, free := r.hold(t, slow), make(chan struct{})
 	blocked := &blockingSink{sink: newSink(), entered: make(chan struct{}), free: free}
-	if err := w.Bind(blocked, "slow"); err != nil {
+	if err := w.Bind(blocked); err != nil {
 		t.Fatal(err)
 	}
 	slow.data("x")
@@ -210,24 +210,26 @@ func TestReasonOfALostAgent(t *testing.T) {
 			return <-known
 		}
 	})
-	for _, tc := range [][2]string{
-		{"OOMKilled, exit code 137", "ended: OOMKilled, exit code 137; its connection was lost: protocol error: an agent does not send release"},
-		{"", "ended: its connection was lost: protocol error: an agent does not send release"},
+	for why, explained := range map[string]string{
+		"OOMKilled, exit code 137": "OOMKilled, exit code 137; its connection was lost: protocol error: an agent does not send release",
+		"":                         "its connection was lost: protocol error: an agent does not send release",
 	} {
 		a := r.park(t, "pod-a")
 		_, sink := r.bind(t, a)
 		a.check(a.SendNumber(link.Release, 1))
+		// The session is told at once, and may ask for more.
+		sink.expect(t, "ended: its connection was lost: protocol error: an agent does not send release")
 		if got := want(t, asked, "the question"); got != "pod-a" {
 			t.Errorf("asked for %s", got)
 		}
 		a.ends()
-		known <- tc[0]
-		if got := want(t, sink.events, "the end"); got != tc[1] {
-			t.Errorf("the session is told %q, want %q", got, tc[1])
+		known <- why
+		if got := sink.explain(); got != explained {
+			t.Errorf("the session is told %q, want %q", got, explained)
 		}
 		want(t, r.served, "the end of the slot")
 		lost := logs.FilterMessage("slot lost").TakeAll()
-		if len(lost) == 0 || "ended: "+fmt.Sprint(lost[len(lost)-1].ContextMap()["cause"]) != tc[1] {
+		if len(lost) == 0 || fmt.Sprint(lost[len(lost)-1].ContextMap()["cause"]) != explained {
 			t.Errorf("the log says %v", lost)
 		}
 		logs.TakeAll()

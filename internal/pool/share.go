@@ -27,25 +27,31 @@ type SetUp = [32]byte
 // Tenant is who workers are shared among: one cluster, or a lease.
 type Tenant struct {
 	name string
-	most int // workers that it may hold
+	most int    // workers that it may hold
+	age  uint64 // numbers the tenants as they come
 
 	// Guarded by Pool.mu.
-	age      uint64    // numbers the tenants as they first wait
 	held     int       // workers that it holds
 	promised int       // of its waiters, those that a worker is on its way to
+	leaving  int       // of its workers, those that were recalled for other tenants
 	complete bool      // see Pool.Complete
 	waiting  []*waiter // in the order in which they came
 }
 
 // NewTenant makes a tenant that is called name in snapshots and holds at most most
 // workers at a time; 0 is no bound.
-func NewTenant(name string, most int) *Tenant { return &Tenant{name: name, most: most} }
+func (p *Pool) NewTenant(name string, most int) *Tenant {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tenants++
+	return &Tenant{name: name, most: most, age: p.tenants}
+}
 
 // full reports whether the tenant has as many workers as it may have.
 func (t *Tenant) full() bool { return t.most > 0 && t.held+t.promised >= t.most }
 
-// share is what the tenant has or is about to have.
-func (t *Tenant) share() int { return t.held + t.promised }
+// share is what the tenant is about to have.
+func (t *Tenant) share() int { return t.held + t.promised - t.leaving }
 
 // Want is what a caller of Acquire needs.
 type Want struct {
@@ -73,10 +79,6 @@ type waiter struct {
 // enqueue makes u wait. Called with the lock held.
 func (p *Pool) enqueue(u *waiter) {
 	t := u.Tenant
-	if t.age == 0 {
-		p.tenants++
-		t.age = p.tenants
-	}
 	if len(t.waiting) == 0 {
 		behind, _ := slices.BinarySearchFunc(p.queue, t.age, func(t *Tenant, age uint64) int { return cmp.Compare(t.age, age) })
 		p.queue = slices.Insert(p.queue, behind, t)
@@ -219,7 +221,7 @@ func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
 	if u == nil || u == own {
 		return own, 0
 	}
-	has, wants := w.tenant.held, u.Tenant.share()
+	has, wants := w.tenant.share(), u.Tenant.share()
 	wait = restLimit - now.Sub(w.spareSince)
 	switch {
 	case w.idle || wait <= 0 || has > wants+1:

@@ -53,8 +53,7 @@ func (s *slot) finishUse() Sink {
 	}
 	w := s.holder
 	delete(s.pool.spare, w)
-	s.pool.unpromise(w.heir)
-	w.heir = nil
+	w.stay()
 	w.tenant.held--
 	close(w.over)
 	s.holder = nil

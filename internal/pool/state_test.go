@@ -120,7 +120,7 @@ func TestDrainReserved(t *testing.T) {
 	}
 	want(t, w.Over(), "the worker to be over")
 	w.Release()
-	if err := w.Bind(newSink(), "late"); err == nil {
+	if err := w.Bind(newSink()); err == nil {
 		t.Error("a draining worker could be bound")
 	}
 	a.send(link.Exit, link.ExitMessage{Cause: "the agent is stopping", Expected: true})

@@ -157,7 +157,9 @@ func (l *ledger) session(r *rendezvous) error {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
 		defer cancel()
 	}
-	w, err := r.Acquire(ctx, 0)
+	want := r.want(rand.IntN(3)) // one tenant takes what there is, two want all they ask for
+	want.SetUps = []pool.SetUp{{1}}
+	w, err := r.Acquire(ctx, want)
 	if err != nil {
 		if ctx.Err() == nil || w != nil {
 			return fmt.Errorf("Acquire: %v, %w", w, err)
@@ -172,7 +174,7 @@ func (l *ledger) session(r *rendezvous) error {
 		w.Release()
 		return nil
 	}
-	if err := w.Bind(s, "cluster"); err != nil {
+	if err := w.Bind(s); err != nil {
 		return nil // it has died meanwhile
 	}
 	_ = w.SendData(dataFrame("ping"))
@@ -180,7 +182,16 @@ func (l *ledger) session(r *rendezvous) error {
 	for over := false; !over; {
 		select {
 		case event := <-s.events:
-			if over = event != "data ping" && event != "drain"; !over {
+			if over = event != "data ping" && event != "drain"; !over && rand.IntN(2) == 0 {
+				w.Offer(pool.SetUp{1}, rand.IntN(2) == 0)
+				if rand.IntN(2) == 0 {
+					w.Keep()
+				} else if w.Yield() {
+					w.End()
+					return nil // another session may have it as it is, and hears of its end
+				}
+			}
+			if !over {
 				w.End()
 			}
 		case <-limit:

@@ -42,6 +42,7 @@ type Worker struct {
 	sink       Sink
 	recalled   chan struct{} // closed when somebody else is to have it
 	heir       *waiter       // whom it was recalled for
+	parting    bool          // that is another tenant's
 	spareSince time.Time
 	idle       bool  // it has been spare for long
 	left       SetUp // as its holder leaves it
@@ -77,7 +78,21 @@ func (w *Worker) Recalled() <-chan struct{} {
 func (w *Worker) recall(u *waiter) {
 	w.slot.pool.promise(u)
 	w.heir = u
+	if u.Tenant != w.tenant {
+		w.parting = true
+		w.tenant.leaving++
+	}
 	close(w.recalled)
+}
+
+// stay takes back that w is about to leave its tenant. Called with the lock held.
+func (w *Worker) stay() {
+	if w.parting {
+		w.parting = false
+		w.tenant.leaving--
+	}
+	w.slot.pool.unpromise(w.heir)
+	w.heir = nil
 }
 
 // unrecall takes that back, if it was done. Called with the lock held.
@@ -86,8 +101,7 @@ func (w *Worker) unrecall() {
 		return
 	}
 	w.recalled = make(chan struct{})
-	w.slot.pool.unpromise(w.heir)
-	w.heir = nil
+	w.stay()
 }
 
 // isRecalled is called with the lock held.

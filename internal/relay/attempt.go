@@ -19,9 +19,9 @@ type attempt struct {
 	down     psock.Scanner
 	draining bool
 	offered  bool // whoever waits may have the worker
-	recalled bool // somebody has asked for it; written by supervise alone
 	ended    bool
 	cause    string // how the worker ended; constant once over is closed
+	explain  func() string
 	unfit    string // why it cannot take the lost one's place
 
 	// What is held back of the answers, see filter.
@@ -51,12 +51,15 @@ func (s *Session) begin(worker Worker) *attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.history
-	s.current = &attempt{
+	a := &attempt{
 		session: s, worker: worker, over: make(chan struct{}), leave: make(chan struct{}, 1),
-		repeats: len(h.setUp.outcomes) + len(h.since.outcomes), seen: s.conditions,
-		verify: h.reset && len(h.since.outcomes) == 0,
+		seen: s.conditions, verify: h.reset && !h.done && len(h.since.outcomes) == 0,
 	}
-	return s.current
+	if worker.SetUp() == (SetUp{}) {
+		a.repeats = len(h.setUp.outcomes) + len(h.since.outcomes)
+	}
+	s.current = a
+	return a
 }
 
 // Data passes on what the worker sends. Once the session does not take it any
@@ -92,7 +95,7 @@ func (a *attempt) scan(p []byte) (pass []byte, idle bool) {
 	}
 	s.activity.DownBytes += int64(len(p))
 	s.observer.Bytes(Down, len(p))
-	return p, (a.draining || a.recalled) && !s.activity.Busy && !s.activity.Opaque
+	return p, a.draining && !s.activity.Busy && !s.activity.Opaque
 }
 
 // follow notes the answers in p, all of which is passed on. Called with the lock held.
@@ -122,8 +125,11 @@ func (s *Session) answered(m psock.Message) {
 	if s.calls == 0 {
 		return
 	}
-	s.history.answered(m.Success, m.Text)
+	s.history.answered(m)
 	s.callDone(m.Success)
+	if s.calls == 0 && !s.partial && (s.history.done || s.history.shared && !s.history.reset) {
+		s.offer(false)
+	}
 }
 
 // callDone counts a finished call. Called with the lock held.
@@ -267,16 +273,16 @@ func (a *attempt) goodbye() {
 }
 
 // Ended records how the worker ended.
-func (a *attempt) Ended(cause string) {
+func (a *attempt) Ended(cause string, explain func() string) {
 	s := a.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.ended {
 		return
 	}
-	a.ended, a.cause = true, cause
+	a.ended, a.cause, a.explain = true, cause, explain
 	if a.unfit != "" {
-		a.cause = a.unfit
+		a.cause, a.explain = a.unfit, nil
 	}
 	a.cutShort()
 	close(a.over)

@@ -2,10 +2,13 @@ package relay
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"io"
 
 	"github.com/psock-runtime/psock-runtime/internal/journal"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
 // resetMark is in the call by which future erases a worker's global environment,
@@ -30,6 +33,10 @@ var (
 	errForgotten = errors.New("what a future was sent is forgotten when it is done")
 )
 
+// whoAreYou are in the call by which parallelly (1.34 to 1.45) asks each new node of a
+// cluster for its R, system, libraries and process. It changes nothing in the worker.
+var whoAreYou = [][]byte{[]byte(".libPaths"), []byte("os.type"), []byte("Sys.info"), []byte("Sys.getpid")}
+
 // history is what a fresh worker has to be sent to stand where a lost one stood: the
 // calls before the session's first reset, and those from its last reset on, with the
 // message that is being sent. Its bytes are guarded by Session.sending.
@@ -37,10 +44,26 @@ type history struct {
 	setUp part
 	since part
 	reset bool // there was one
+	// shared: other nodes of the session's cluster may be set up on the same worker.
+	shared bool
+
+	// Guarded by Session.mu as well.
+	done    bool // the future since the last reset is: it has no use for what it was sent
+	foreign bool // after that came a call that was none of future's
+
+	// The set-up calls so far: how many only asked who the worker is, and their digest,
+	// of all and without the last.
+	introductions int
+	digest        hash.Hash
+	sum, before   SetUp
+	start, last   int64 // where in setUp the message in progress begins, and the one before it
 
 	head    []byte // the message in progress, until it is known to be no reset
 	flushed bool   // it is known, and the message is in a part
 }
+
+// SetUp is a digest of set-up calls: workers that have the same are set up alike.
+type SetUp = [sha256.Size]byte
 
 // part is some calls of one session.
 type part struct {
@@ -51,7 +74,9 @@ type part struct {
 }
 
 func newHistory(budget *journal.Budget) *history {
-	return &history{setUp: part{Journal: journal.New(budget)}, since: part{Journal: journal.New(budget)}}
+	h := &history{setUp: part{Journal: journal.New(budget)}, since: part{Journal: journal.New(budget)}, digest: sha256.New()}
+	h.digest.Sum(h.sum[:0])
+	return h
 }
 
 func (h *history) close() {
@@ -96,6 +121,10 @@ func (h *history) keep(p []byte) {
 	}
 	if err := part.Append(p); err != nil {
 		part.lose(err)
+		return
+	}
+	if !h.reset {
+		h.digest.Write(p)
 	}
 }
 
@@ -113,43 +142,118 @@ func (h *history) isReset() bool {
 // restart makes the message in progress, a reset, the first of the calls since.
 // Called with Session.mu held as well.
 func (h *history) restart() {
-	h.reset = true
+	h.forget()
+	h.reset, h.done, h.foreign = true, false, false
+}
+
+// forget drops what was sent since the last reset. Called with Session.mu held as well.
+func (h *history) forget() {
 	h.since.Reset()
 	h.since.err, h.since.outcomes, h.since.spoilt = nil, nil, false
 }
 
-// answered notes the answer of the oldest call that had none; text is its value,
-// if that is a short string. The first answer since a reset confirms it: what was
-// none has changed the worker in ways that nobody knows. Called with Session.mu held.
-func (h *history) answered(success bool, text string) {
+// sent notes that all of a call that is no reset has been sent. Called with Session.mu
+// held as well.
+func (h *history) sent() {
+	switch {
+	case h.done:
+		h.foreign = true
+	case !h.reset && !h.flushed && asksWho(h.head):
+		h.introductions++
+	}
+}
+
+func asksWho(call []byte) bool {
+	for _, mark := range whoAreYou {
+		if !bytes.Contains(call, mark) {
+			return false
+		}
+	}
+	return true
+}
+
+// answered notes the answer of the oldest call that had none: its value, if that is a
+// short string, and whether that is a future's result. The first answer since a reset
+// confirms it: what was none has changed the worker in ways that nobody knows. Called
+// with Session.mu held.
+func (h *history) answered(m psock.Message) {
 	part := &h.setUp
 	if h.reset {
 		part = &h.since
-		if len(part.outcomes) == 0 && text != resetMark {
+		if len(part.outcomes) == 0 && m.Text != resetMark && !h.done {
 			part.spoilt, h.setUp.spoilt = true, true
 		}
 	}
-	if part.spoilt {
+	if part.spoilt || h.done {
 		return
 	}
-	part.outcomes = append(part.outcomes, success)
+	part.outcomes = append(part.outcomes, m.Success)
 	part.spoilt = len(part.outcomes) > mostCalls
+	h.done = h.reset && m.FutureResult
 }
 
 // movable reports whether the next call can be made on another worker: it is going to
-// be a reset, since futures run here, or nothing but makeClusterPSOCK's own call was
-// made. Called with Session.mu held as well.
+// be a reset, since futures run here and nothing else does, or nothing was done but to
+// ask who the worker is. Called with Session.mu held as well.
 func (h *history) movable() bool {
-	return h.setUp.err == nil && !h.setUp.spoilt && (h.reset || len(h.setUp.outcomes) <= 1)
+	switch {
+	case h.setUp.err != nil || h.setUp.spoilt:
+		return false
+	case h.reset:
+		return !h.foreign
+	}
+	return h.shared || len(h.setUp.outcomes) == h.introductions
+}
+
+// setUps are the workers of other nodes that can take the calls due from here on: those
+// on which the same was done. A set-up call that is due may have been made there as
+// well, by the node that it was made for. Called with Session.mu held as well.
+func (h *history) setUps(due int) []SetUp {
+	switch {
+	case h.setUp.err != nil || h.setUp.spoilt || h.reset && len(h.since.outcomes) > 0:
+		return nil
+	case h.reset || due == 0:
+		return []SetUp{h.sum}
+	case due == 1 && !h.flushed && len(h.head) == 0:
+		return []SetUp{h.before, h.sum}
+	}
+	return nil
 }
 
 // next ends the message in progress.
 func (h *history) next() {
 	h.flush()
 	h.flushed = false
+	if !h.reset {
+		h.before = h.sum
+		h.digest.Sum(h.sum[:0])
+		h.last, h.start = h.start, h.setUp.Size()
+	}
 }
 
-// reader reads all that is kept, the message in progress included.
+// reader reads all that a fresh worker is sent, the message in progress included.
 func (h *history) reader() io.Reader {
 	return io.MultiReader(h.setUp.Reader(), h.since.Reader(), bytes.NewReader(h.head))
 }
+
+// rest reads what a worker is sent that is set up: the calls due.
+func (h *history) rest(due int) io.Reader {
+	rest := io.MultiReader(h.since.Reader(), bytes.NewReader(h.head))
+	if h.reset {
+		return rest
+	}
+	from := h.start
+	if due > 0 {
+		from = h.last
+	}
+	setUp := h.setUp.Reader()
+	if _, err := io.CopyN(io.Discard, setUp, from); err != nil {
+		return failingReader{err}
+	}
+	return io.MultiReader(setUp, rest)
+}
+
+// failingReader has nothing but an error.
+type failingReader struct{ err error }
+
+func (r failingReader) Read([]byte) (int, error) { return 0, r.err }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 // loss is the end of a worker that a session had.
 type loss struct {
 	worker, cause string
+	explain       func() string // says more than cause, after some time; nil if nothing does
 	inCall        bool
-	taken         bool // given to somebody else
+	taken         bool // it was given to somebody else, or there was none yet
 }
 
 func (l loss) String() string { return "worker " + l.worker + ": " + l.cause }
@@ -49,19 +51,19 @@ func (s *Session) lost(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.current = nil
-	s.vacancy = loss{worker: a.worker.Name(), cause: a.cause, inCall: s.calls > 0 || s.partial}
+	s.vacancy = loss{worker: a.worker.Name(), cause: a.cause, explain: a.explain, inCall: s.calls > 0 || s.partial}
 	if s.vacancy.inCall && !a.draining {
 		s.deaths = append(s.deaths, s.vacancy)
 	}
 }
 
-// detach gives up a worker whose agent drains, or that somebody else needs, if no call
-// is under way: the session's next one goes to another.
+// detach gives up a worker whose agent drains, or that somebody else should have, if no
+// call is under way: the session's next one goes to another.
 func (s *Session) detach(a *attempt) {
 	s.sending.Lock()
 	s.mu.Lock()
-	idle := s.calls == 0 && !s.partial && !s.midway && !s.activity.Opaque
-	if idle {
+	gone := s.current == a && s.calls == 0 && !s.partial && !s.midway && !s.activity.Opaque && (a.draining || a.worker.Yield())
+	if gone {
 		s.current = nil
 		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
 		if !a.draining {
@@ -70,7 +72,7 @@ func (s *Session) detach(a *attempt) {
 	}
 	s.mu.Unlock()
 	s.sending.Unlock()
-	if idle {
+	if gone {
 		a.worker.End()
 	}
 }
@@ -78,13 +80,7 @@ func (s *Session) detach(a *attempt) {
 // settle finds a session a worker if it has none and a call needs one. It reports
 // whether the session can go on.
 func (s *Session) settle(ctx context.Context) bool {
-	s.sending.Lock()
-	s.mu.Lock()
-	vacant := s.current == nil
-	open := s.calls == 0 && (!s.partial || !s.history.flushed) // what comes may be a reset
-	err := s.recoverable()
-	s.mu.Unlock()
-	s.sending.Unlock()
+	vacant, open, err := s.state()
 	if !vacant {
 		return true
 	}
@@ -98,7 +94,39 @@ func (s *Session) settle(ctx context.Context) bool {
 			return true
 		}
 	}
+	if s.explainLosses() && err.reason != NoWorker {
+		_, _, err = s.state()
+	}
 	return s.answer(err)
+}
+
+// state says whether there is no worker, whether a call is not due yet or may turn out
+// to be a reset, and what recoverable does.
+func (s *Session) state() (vacant, open bool, err *lostError) {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current == nil, s.calls == 0 && (!s.partial || !s.history.flushed), s.recoverable()
+}
+
+// explainLosses replaces the causes of losses by what else is known, waiting for that
+// if need be. It reports whether any has changed.
+func (s *Session) explainLosses() (changed bool) {
+	s.mu.Lock()
+	losses := append(slices.Clone(s.deaths), s.vacancy)
+	s.mu.Unlock()
+	for i := range losses {
+		if losses[i].explain != nil {
+			losses[i].cause, losses[i].explain, changed = losses[i].explain(), nil, true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if changed && len(s.deaths) == len(losses)-1 { // else another future has begun
+		s.deaths, s.vacancy = losses[:len(losses)-1], losses[len(losses)-1]
+	}
+	return changed
 }
 
 // recoverable says why another worker cannot go on where the last one ended, nil if
@@ -115,9 +143,9 @@ func (s *Session) recoverable() *lostError {
 		return &lostError{NotFollowed, text}
 	case s.midway:
 		return &lostError{Answered, text}
-	case !h.reset && !s.vacancy.taken:
+	case (!h.reset || h.done) && !s.vacancy.taken:
 		return &lostError{NoReset, text}
-	case s.once && (s.vacancy.inCall || len(h.since.outcomes) > 0):
+	case (s.once || s.recovery.Attempts <= 1) && (s.vacancy.inCall || len(h.since.outcomes) > 0):
 		return &lostError{Attempts, text}
 	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts:
 		return &lostError{Attempts, s.explainDeaths(text)}
@@ -143,19 +171,16 @@ func (s *Session) explainDeaths(one string) string {
 // resume binds another worker and sends it what brings it to where the last one was.
 func (s *Session) resume(ctx context.Context) *lostError {
 	for {
-		s.mu.Lock()
-		taken := s.vacancy.taken
-		s.mu.Unlock()
-		worker, err := s.recovery.Acquire(ctx, taken)
+		worker, err := s.recovery.Acquire(ctx, s.need())
 		s.sending.Lock()
 		s.mu.Lock()
-		lost := s.recoverable()
-		was := s.vacancy
+		lost, was := s.recoverable(), s.vacancy
 		s.mu.Unlock()
-		switch {
-		case lost != nil:
-		case err != nil:
-			lost = &lostError{NoWorker, fmt.Sprintf("worker %s was lost: %s; no other takes its place: %v", was.worker, was.cause, err)}
+		if lost == nil && err != nil {
+			lost = &lostError{NoWorker, err.Error()}
+			if was.worker != "" {
+				lost.text = fmt.Sprintf("worker %s was lost: %s; no other takes its place: %v", was.worker, was.cause, err)
+			}
 		}
 		if lost != nil {
 			s.sending.Unlock()
@@ -164,33 +189,58 @@ func (s *Session) resume(ctx context.Context) *lostError {
 			}
 			return lost
 		}
-		bound := s.replay(s.begin(worker))
+		bound := s.replay(worker)
 		s.sending.Unlock()
 		if !bound {
 			continue
 		}
 		if was.inCall {
-			s.mu.Lock()
-			s.activity.Reruns++
-			s.reruns++
-			attempt := s.reruns + 1
-			s.mu.Unlock()
-			s.observer.Rerun(was.worker, was.cause, worker.Name(), attempt)
+			s.rerun(was, worker)
 		}
 		return nil
 	}
 }
 
-// replay sends what is kept to the attempt's worker, and reports whether it was there
-// to begin with. That it ends on the way is told by Ended. Called with sending held.
-func (s *Session) replay(a *attempt) (bound bool) {
-	if err := a.worker.Bind(a); err != nil {
+func (s *Session) need() Need {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Need{Lost: !s.vacancy.taken && s.vacancy.inCall, SetUps: s.history.setUps(s.calls)}
+}
+
+// rerun notes that a future runs again that was lost with was.
+func (s *Session) rerun(was loss, worker Worker) {
+	s.mu.Lock()
+	s.activity.Reruns++
+	s.reruns++
+	attempt := s.reruns + 1
+	s.mu.Unlock()
+	s.observer.Rerun(was.worker, was.cause, worker.Name(), attempt)
+}
+
+// replay binds worker and sends it what is kept, or, if it is set up, what is due. It
+// reports whether the worker was there to begin with. That it ends on the way is told
+// by Ended. Called with sending held.
+func (s *Session) replay(worker Worker) (bound bool) {
+	s.mu.Lock()
+	due, kept := s.calls, s.history.reader()
+	if setUp := worker.SetUp(); setUp != (SetUp{}) {
+		if !slices.Contains(s.history.setUps(due), setUp) { // more has been sent since it was asked for
+			s.mu.Unlock()
+			worker.Release()
+			return false
+		}
+		kept = s.history.rest(due)
+	}
+	s.mu.Unlock()
+	a := s.begin(worker)
+	if err := worker.Bind(a); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.current = nil
 		return false
 	}
-	kept := s.history.reader()
 	frame := make([]byte, Headroom+firstBuffer)
 	for {
 		n, err := kept.Read(frame[Headroom:])
@@ -246,6 +296,7 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	}
 	s.conditions, s.deaths, s.vacancy.inCall = 0, nil, false
 	s.history.since.spoilt = true
+	s.history.setUp.spoilt = s.history.setUp.spoilt || !s.history.reset
 	due, s.calls = s.calls, 0
 	s.activity.Busy, s.activity.Since = false, time.Now()
 	return due, true

@@ -48,7 +48,7 @@ func (s *session) lose(t *testing.T, cause string) *worker {
 	t.Helper()
 	other := newWorker(fmt.Sprintf("worker-%s/0", cause))
 	s.spare <- other
-	s.worker.sink.Ended(cause)
+	s.worker.sink.Ended(cause, nil)
 	receive(t, other.bound, "another worker to be bound")
 	s.worker = other
 	return other
@@ -329,7 +329,7 @@ func TestNoRerun(t *testing.T) {
 		other.await(t, len(reset()))
 		other.sink.Data(value("another"))
 		receive(t, other.aborted, "the other worker to be ended")
-		other.sink.Ended("aborted")
+		other.sink.Ended("aborted", nil)
 		s.worker = other
 		s.readError(t, "worker other was lost in this call: the call after it was none of future's")
 	})
@@ -403,7 +403,7 @@ func TestOffered(t *testing.T) {
 				s.Data(value("42"))
 				s.read(t, len(value("42")))
 			}
-			receive(t, s.worker.offered, "the worker to be offered")
+			receive(t, s.worker.offers, "the worker to be offered")
 			close(s.worker.recalled)
 			receive(t, s.worker.ended, "the worker to be ended")
 			other := newWorker("other")
@@ -416,16 +416,6 @@ func TestOffered(t *testing.T) {
 			}
 		})
 	}
-}
-
-// One that is recalled in a call goes after it.
-func TestRecalledInCall(t *testing.T) {
-	s := start(t, &worker{}, nil)
-	s.future(t, call("EXEC", nil))
-	close(s.worker.recalled)
-	s.Data(value("42"))
-	s.read(t, len(value("42")))
-	receive(t, s.worker.ended, "the worker to be ended")
 }
 
 // Once at most: neither a worker that dies nor one that is handed back in a call lets

@@ -23,11 +23,17 @@ type Worker interface {
 	Bind(sink Sink) error
 	// Release gives back a worker that was not bound.
 	Release()
-	// Recalled is closed when somebody else needs the worker, after Offer has said
-	// that it is not needed at present; Keep takes that back.
+	// SetUp is how nodes that had the worker before have set it up; zero for a fresh one.
+	SetUp() SetUp
+	// Recalled is closed when somebody else should have the worker, after Offer has said
+	// that it is not needed at present, and how it is set up; idle says that nothing
+	// points to its use soon. Keep takes that back.
 	Recalled() <-chan struct{}
-	Offer()
+	Offer(setUp SetUp, idle bool)
 	Keep()
+	// Yield gives it to whoever should have it, after which End has to be called, and
+	// reports whether there still is anybody.
+	Yield() bool
 	// Busy adds to the time that the worker has spent in finished calls.
 	Busy(took time.Duration)
 	// SendData sends frame[Headroom:] to the worker and blocks while it does not
@@ -46,20 +52,28 @@ type Sink interface {
 	Data(p []byte)
 	EOF()
 	Drain()
-	Ended(cause string)
+	Ended(cause string, explain func() string)
 }
 
-// Recovery is how a session goes on whose worker is lost.
+// Recovery is how a session gets workers, the first one apart.
 type Recovery struct {
-	// Acquire reserves another worker. Its error tells the user why there is none.
-	// ctx ends with the session. taken says that the last one was given to somebody
-	// else.
-	Acquire func(ctx context.Context, taken bool) (Worker, error)
+	// Acquire reserves a worker. Its error tells the user why there is none. ctx ends
+	// with the session.
+	Acquire func(ctx context.Context, need Need) (Worker, error)
 	// Attempts is how many workers one future may be lost with; with 1, none runs
 	// twice.
 	Attempts int
 	// Budget bounds what is kept to be sent again.
 	Budget *journal.Budget
+	// Shared: the cluster's nodes take turns on workers from the beginning. A call that
+	// sets all of them up may be made on one worker for each node that has it.
+	Shared bool
+}
+
+// Need is what worker a session needs.
+type Need struct {
+	Lost   bool    // the last one was lost in a call, and not given to somebody else
+	SetUps []SetUp // that serve as well as a fresh one
 }
 
 // Headroom is the room before the payload that a Worker's SendData may use.
@@ -77,9 +91,9 @@ const (
 	// calls that set a future up follow each other within milliseconds; when no other
 	// has come, the future is done.
 	forgetAfter = time.Second
-	// offerAfter is how long after its last answer an idle session's worker may go to
-	// somebody who waits. It is far longer than what passes between the futures of one
-	// computation, and far shorter than the demand timeout.
+	// offerAfter is how long after its last answer a session's worker is idle: anybody's
+	// who waits. It is far longer than what passes between the calls of one computation,
+	// and far shorter than the demand timeout.
 	offerAfter = 10 * time.Second
 )
 
@@ -119,7 +133,7 @@ type Session struct {
 	vacancy    loss   // why there is no worker
 	deaths     []loss // of workers under the future
 	reruns     int    // of the future
-	once       bool   // no future runs twice
+	once       bool   // the session does not want its futures to run twice
 }
 
 // Activity is what a session is doing and has done.
@@ -145,22 +159,27 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 	s := &Session{
 		client: client, observer: observer, recovery: recovery, gone: gone,
 		history: newHistory(recovery.Budget), wanted: make(chan struct{}, 1),
-		activity: Activity{Since: time.Now()}, once: recovery.Attempts <= 1,
+		activity: Activity{Since: time.Now()},
 	}
+	s.history.shared = recovery.Shared
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
 	s.watch.Stop()
 	s.idling.Store(true)
 	s.idle = time.AfterFunc(forgetAfter, s.lookForIdleness)
+	s.idle.Stop()
+	s.idle.Reset(forgetAfter) // it has been written before it fires
 	return s
 }
 
-// Run binds worker, and relays until the session is done, or a worker is lost and no
-// other can take its place. frame, if not nil, holds what has been read from the
-// session already, after Headroom bytes of room. The cause is how the last worker
-// ended. It fails when worker cannot be bound; then it has done nothing.
+// Run binds worker, unless it is nil, and relays until the session is done, or a worker
+// is lost and no other can take its place. A session without a worker gets one for its
+// first call. frame, if not nil, holds what has been read from the session already,
+// after Headroom bytes of room. The cause is how the last worker ended. It fails when
+// worker cannot be bound; then it has done nothing.
 func (s *Session) Run(worker Worker, frame []byte) (cause string, err error) {
-	a := s.begin(worker)
-	if err := worker.Bind(a); err != nil {
+	if worker == nil {
+		s.vacancy.taken = true
+	} else if err := worker.Bind(s.begin(worker)); err != nil {
 		s.idle.Stop()
 		return "", err
 	}
@@ -187,10 +206,7 @@ func (s *Session) supervise(ctx context.Context) (cause string) {
 		var recalled <-chan struct{}
 		a := s.bound()
 		if a != nil {
-			over, leave = a.over, a.leave
-			if !a.recalled {
-				recalled = a.worker.Recalled()
-			}
+			over, leave, recalled = a.over, a.leave, a.worker.Recalled()
 		}
 		select {
 		case <-ctx.Done():
@@ -206,9 +222,6 @@ func (s *Session) supervise(ctx context.Context) (cause string) {
 		case <-leave:
 			s.detach(a)
 		case <-recalled:
-			s.mu.Lock()
-			a.recalled = true
-			s.mu.Unlock()
 			s.detach(a)
 		case <-s.wanted:
 		}
@@ -304,6 +317,9 @@ func (s *Session) scanUp(p []byte) {
 		// to which a call is on its way.
 		s.activity.Busy, s.activity.Since = true, time.Now()
 	}
+	if s.history.done && s.calls == 0 && !s.partial {
+		s.history.forget()
+	}
 	s.partial = s.partial || len(p) > 0
 	if a := s.current; a != nil && a.offered {
 		a.offered = false
@@ -335,6 +351,8 @@ func (s *Session) messageSent(m psock.Message) {
 		if s.calls == 0 && s.history.isReset() {
 			s.history.restart()
 			s.deaths, s.reruns = nil, 0
+		} else {
+			s.history.sent()
 		}
 		s.calls++
 		s.xdr, s.tagged = m.XDR, m.Tagged
@@ -359,7 +377,9 @@ func (s *Session) noteOpaque(err error) {
 func (s *Session) lookForIdleness() {
 	s.idling.Store(false)
 	if !s.sending.TryLock() {
-		return // a call is on its way, and its answer looks again
+		s.idling.Store(true)
+		s.idle.Reset(forgetAfter)
+		return
 	}
 	defer s.sending.Unlock()
 	s.mu.Lock()
@@ -368,7 +388,11 @@ func (s *Session) lookForIdleness() {
 		return
 	}
 	quiet := time.Since(s.activity.Since)
-	if quiet >= forgetAfter && s.history.since.Size() > smallHistory {
+	switch {
+	case quiet < forgetAfter:
+	case s.history.done:
+		s.history.forget()
+	case s.history.since.Size() > smallHistory:
 		s.history.since.lose(errForgotten)
 	}
 	if quiet < offerAfter {
@@ -380,9 +404,15 @@ func (s *Session) lookForIdleness() {
 		s.idle.Reset(next)
 		return
 	}
-	if a := s.current; a != nil && s.history.movable() {
+	s.offer(true)
+}
+
+// offer lets somebody else have the worker, if the next call can be made on another.
+// Called with the lock held, while no call is under way.
+func (s *Session) offer(idle bool) {
+	if a := s.current; a != nil && !a.draining && s.history.movable() {
 		a.offered = true
-		a.worker.Offer()
+		a.worker.Offer(s.history.sum, idle)
 	}
 }
 

@@ -40,8 +40,12 @@ type worker struct {
 	sink  relay.Sink
 	bound chan struct{} // closed by Bind
 
-	offered, recalled chan struct{} // closed by Offer and by the test
-	failed            chan struct{} // closed by a SendData that fails
+	setUp    relay.SetUp      // by others
+	offers   chan relay.SetUp // of Offer
+	kept     chan struct{}    // closed by Keep
+	released chan struct{}    // closed by Release
+	recalled chan struct{}    // closed by the test
+	failed   chan struct{}    // closed by a SendData that fails
 
 	mu    sync.Mutex
 	sent  int
@@ -76,7 +80,8 @@ func newWorker(name string) *worker { return (&worker{name: name}).init() }
 
 func (w *worker) init() *worker {
 	w.news, w.ended, w.aborted = make(chan struct{}), make(chan struct{}), make(chan struct{})
-	w.bound, w.offered, w.recalled = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	w.bound, w.offers, w.recalled = make(chan struct{}), make(chan relay.SetUp, 100), make(chan struct{})
+	w.kept, w.released = make(chan struct{}), make(chan struct{})
 	w.failed = make(chan struct{})
 	return w
 }
@@ -92,13 +97,17 @@ func (w *worker) Bind(sink relay.Sink) error {
 	return nil
 }
 
-func (w *worker) Release() {}
+func (w *worker) Release() { w.once(w.released) }
+
+func (w *worker) SetUp() relay.SetUp { return w.setUp }
 
 func (w *worker) Recalled() <-chan struct{} { return w.recalled }
 
-func (w *worker) Offer() { w.once(w.offered) }
+func (w *worker) Offer(setUp relay.SetUp, _ bool) { w.offers <- setUp }
 
-func (w *worker) Keep() {}
+func (w *worker) Keep() { w.once(w.kept) }
+
+func (w *worker) Yield() bool { return true }
 
 func (w *worker) Busy(time.Duration) {}
 
@@ -143,17 +152,19 @@ type session struct {
 	worker   *worker
 	registry *prometheus.Registry
 	budget   *journal.Budget
-	cause    chan string  // Run's result
-	spare    chan *worker // for Recovery.Acquire; nil is an error
+	cause    chan string     // Run's result
+	spare    chan *worker    // for Recovery.Acquire; nil is an error
+	needs    chan relay.Need // what it was asked for
 }
 
 func (s *session) Data(p []byte)      { s.worker.sink.Data(p) }
 func (s *session) EOF()               { s.worker.sink.EOF() }
 func (s *session) Drain()             { s.worker.sink.Drain() }
-func (s *session) Ended(cause string) { s.worker.sink.Ended(cause) }
+func (s *session) Ended(cause string) { s.worker.sink.Ended(cause, nil) }
 
 // acquire waits for a spare worker.
-func (s *session) acquire(ctx context.Context, _ bool) (relay.Worker, error) {
+func (s *session) acquire(ctx context.Context, need relay.Need) (relay.Worker, error) {
+	s.needs <- need
 	select {
 	case w := <-s.spare:
 		if w == nil {
@@ -166,6 +177,17 @@ func (s *session) acquire(ctx context.Context, _ bool) (relay.Worker, error) {
 }
 
 func start(t testing.TB, w *worker, opening []byte) *session {
+	t.Helper()
+	w.name = "worker-a/0"
+	s := newSession(t, false)
+	s.worker = w.init()
+	s.run(t, func() (string, error) { return s.Run(w, opening) })
+	receive(t, w.bound, "the worker to be bound")
+	return s
+}
+
+// newSession has not begun to run.
+func newSession(t testing.TB, shared bool) *session {
 	t.Helper()
 	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -184,28 +206,32 @@ func start(t testing.TB, w *worker, opening []byte) *session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.name = "worker-a/0"
-	s := &session{r: r, worker: w.init(), registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10)}
+	s := &session{r: r, registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10), needs: make(chan relay.Need, 100)}
 	s.budget = journal.NewBudget(t.TempDir(), journal.Limits{Each: 1 << 20, Memory: 1 << 20, Disk: 100 << 20})
 	s.Session = relay.New(client, relay.NewMetrics(s.registry).Observer(zap.NewNop()),
-		relay.Recovery{Acquire: s.acquire, Attempts: 3, Budget: s.budget}, nil)
+		relay.Recovery{Acquire: s.acquire, Attempts: 3, Budget: s.budget, Shared: shared}, nil)
+	return s
+}
+
+// run runs the session until the end of the test.
+func (s *session) run(t testing.TB, run func() (cause string, err error)) {
 	go func() {
-		cause, err := s.Run(w, opening)
+		cause, err := run()
 		if err != nil {
 			cause = err.Error()
 		}
 		s.cause <- cause
 	}()
-	receive(t, w.bound, "the worker to be bound")
 	t.Cleanup(func() {
-		r.Close()
-		s.Ended("the test is over")
+		s.r.Close()
+		if s.worker != nil && s.worker.sink != nil {
+			s.Ended("the test is over")
+		}
 		receive(t, s.cause, "Run to return")
 		if memory, disk := s.budget.Used(); memory != 0 || disk != 0 {
 			t.Errorf("%d bytes of journal in memory and %d on disk are left", memory, disk)
 		}
 	})
-	return s
 }
 
 func receive[T any](t testing.TB, c <-chan T, what string) (v T) {

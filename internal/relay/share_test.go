@@ -1,0 +1,209 @@
+package relay_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+)
+
+// result is the answer of a future's last call: its value has a class.
+func result() []byte {
+	const vec, object, attr, pair, tag, symbol, str, char, logical, double, null = 19, 1 << 8, 1 << 9, 2, 1 << 10, 1, 16, 9 | 1<<18, 10, 14, 254
+	b := []byte("B\n")
+	words := func(words ...uint32) {
+		for _, word := range words {
+			b = binary.LittleEndian.AppendUint32(b, word)
+		}
+	}
+	text := func(s string) {
+		words(char, uint32(len(s)))
+		b = append(b, s...)
+	}
+	words(2, 0x040202, 0x020300, vec, 5, str, 1)
+	text("VALUE")
+	words(vec|object|attr, 1, null)
+	words(pair|tag, symbol)
+	text("class")
+	words(str, 1)
+	text("FutureResult")
+	words(null)
+	words(logical, 1, 1, double, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, null)
+	return b
+}
+
+// introduction looks like what parallelly asks each new node.
+func introduction() []byte { return call("EXEC", []byte(".libPaths os.type Sys.info Sys.getpid")) }
+
+// done sends a whole future, and reads its answers.
+func (s *session) done(t *testing.T, sent int) (total int) {
+	t.Helper()
+	for _, c := range [][2][]byte{{reset(), confirmed()}, {call("EXEC", []byte("compute")), result()}} {
+		s.write(t, c[0])
+		sent += len(c[0])
+		s.worker.await(t, sent)
+		s.Data(c[1])
+		s.read(t, len(c[1]))
+	}
+	return sent
+}
+
+// A future that is done is not kept, and its worker is offered at once.
+func TestFutureDone(t *testing.T) {
+	t.Run("the next one runs alone", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.done(t, 0)
+		receive(t, s.worker.offers, "the worker to be offered")
+		s.ends(t, "killed")
+		other := newWorker("other")
+		s.spare <- other
+		s.write(t, reset())
+		receive(t, other.bound, "another worker to be bound")
+		s.worker = other
+		if got := other.await(t, len(reset())); !bytes.Equal(got, reset()) {
+			t.Errorf("the other worker was sent %q", got)
+		}
+		if need := receive(t, s.needs, "a need"); need.Lost {
+			t.Error("an idle worker's end counts as the loss of a call")
+		}
+	})
+	t.Run("another call is none of the future's", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		s.done(t, 0)
+		s.ends(t, "killed")
+		s.write(t, call("EXEC", nil))
+		s.readError(t, "worker worker-a/0 was lost before this call: killed")
+	})
+	t.Run("nor does that one run again", func(t *testing.T) {
+		s := start(t, &worker{}, nil)
+		sent := s.done(t, 0)
+		receive(t, s.worker.offers, "the worker to be offered")
+		for range 2 {
+			s.write(t, call("EXEC", nil))
+			sent += len(call("EXEC", nil))
+			s.worker.await(t, sent)
+			receive(t, s.worker.kept, "the worker to be needed again")
+			s.Data(value("42"))
+			s.read(t, len(value("42")))
+		}
+		s.write(t, call("EXEC", nil))
+		s.worker.await(t, sent+len(call("EXEC", nil)))
+		s.Ended("killed")
+		s.readError(t, "worker worker-a/0 was lost in this call: killed")
+		if len(s.worker.offers) > 0 {
+			t.Error("a worker was offered whose state nobody knows")
+		}
+	})
+}
+
+// A worker that another node has set up alike is sent what is due alone; any other is
+// sent it all.
+func TestSetUpWorker(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.write(t, introduction())
+	s.worker.await(t, len(introduction()))
+	s.Data(value("me"))
+	s.read(t, len(value("me")))
+	s.done(t, len(introduction()))
+	setUp := receive(t, s.worker.offers, "the worker to be offered")
+	if setUp == (relay.SetUp{}) {
+		t.Fatal("a worker that was used is offered as a fresh one")
+	}
+	move := func(other *worker, want []byte) {
+		t.Helper()
+		close(s.worker.recalled)
+		receive(t, s.worker.ended, "the worker to go")
+		s.spare <- other
+		s.write(t, reset())
+		receive(t, other.bound, "another worker to be bound")
+		if need := receive(t, s.needs, "a need"); len(need.SetUps) != 1 || need.SetUps[0] != setUp || need.Lost {
+			t.Errorf("%+v", need)
+		}
+		s.worker = other
+		if got := other.await(t, len(want)); !bytes.Equal(got, want) {
+			t.Errorf("the other worker was sent %q", got)
+		}
+	}
+	alike := newWorker("alike")
+	alike.setUp = setUp
+	move(alike, reset())
+	s.Data(confirmed())
+	s.read(t, len(confirmed()))
+	last := call("EXEC", []byte("compute"))
+	s.write(t, last)
+	s.worker.await(t, len(reset())+len(last))
+	s.Data(result())
+	s.read(t, len(result()))
+	receive(t, s.worker.offers, "the other worker to be offered")
+	fresh := newWorker("fresh")
+	move(fresh, append(introduction(), reset()...))
+	s.Data(append(value("another"), confirmed()...))
+	if got := s.read(t, len(confirmed())); !bytes.Equal(got, confirmed()) {
+		t.Errorf("R reads %q", got)
+	}
+}
+
+// A session of a shared cluster begins without a worker. Its set-up calls are made on
+// whatever worker is set up as far, or had the same call from another node.
+func TestShared(t *testing.T) {
+	s := newSession(t, true)
+	s.run(t, func() (string, error) { return s.Run(nil, nil) })
+	first := newWorker("first")
+	s.spare <- first
+	s.write(t, introduction())
+	receive(t, first.bound, "a worker to be bound")
+	need := receive(t, s.needs, "a need")
+	if len(need.SetUps) != 2 || need.Lost {
+		t.Fatalf("%+v", need)
+	}
+	s.worker = first
+	first.await(t, len(introduction()))
+	s.Data(value("me"))
+	s.read(t, len(value("me")))
+	if setUp := receive(t, first.offers, "the worker to be offered"); setUp != need.SetUps[1] {
+		t.Error("it is not set up as a node of the same calls wants it")
+	}
+	for i, alike := range []relay.SetUp{1: {1, 2, 3}} {
+		close(s.worker.recalled)
+		receive(t, s.worker.ended, "the worker to go")
+		s.write(t, call("EXEC", []byte{byte(i)}))
+		need = receive(t, s.needs, "a need")
+		other := newWorker(fmt.Sprint("other-", i))
+		other.setUp = alike
+		if i == 0 {
+			other.setUp = need.SetUps[i]
+		}
+		s.spare <- other
+		if i == 1 { // as if the session had sent more meanwhile
+			receive(t, other.released, "the worker to be given back")
+			other = newWorker("fresh")
+			s.spare <- other
+		}
+		receive(t, other.bound, "a worker to be bound")
+		s.worker = other
+		want := call("EXEC", []byte{byte(i)})
+		if i == 1 {
+			want = append(append(introduction(), call("EXEC", []byte{0})...), want...)
+		}
+		if got := other.await(t, len(want)); !bytes.Equal(got, want) {
+			t.Fatalf("the worker was sent %q, want %q", got, want)
+		}
+		if i == 1 {
+			s.Data(append(value("me"), value("42")...))
+		}
+		s.Data(value("42"))
+		s.read(t, len(value("42")))
+		receive(t, other.offers, "the worker to be offered")
+	}
+}
+
+// A worker's end is told at once, and why it ended when that is known, if R is told.
+func TestExplained(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.write(t, call("EXEC", nil))
+	s.worker.await(t, len(call("EXEC", nil)))
+	s.worker.sink.Ended("its connection was lost", func() string { return "OOMKilled; its connection was lost" })
+	s.readError(t, "worker worker-a/0 was lost in this call: OOMKilled; its connection was lost")
+}
