@@ -37,7 +37,7 @@ func TestUntouched(t *testing.T) {
 	s.await(pool.Warm, 1)
 	before := s.pid()
 	for range 3 {
-		w, err := s.Acquire(context.Background(), 0)
+		w, err := s.Acquire(context.Background(), s.want())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func TestDrain(t *testing.T) {
 	busy := s.bind()
 	busy.send("one")
 	busy.expect("one")
-	untouched, err := s.Acquire(context.Background(), 0)
+	untouched, err := s.Acquire(context.Background(), s.want())
 	if err != nil {
 		t.Fatal(err)
 	}

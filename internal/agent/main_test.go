@@ -210,22 +210,24 @@ type session struct {
 	events chan string
 }
 
-func (s *session) Data(p []byte)      { s.events <- string(p) }
-func (s *session) EOF()               { s.events <- "(eof)" }
-func (s *session) Drain()             { s.events <- "(drain)" }
-func (s *session) Ended(cause string) { s.events <- "(ended) " + cause }
+func (s *session) Data(p []byte)                       { s.events <- string(p) }
+func (s *session) EOF()                                { s.events <- "(eof)" }
+func (s *session) Drain()                              { s.events <- "(drain)" }
+func (s *session) Ended(cause string, _ func() string) { s.events <- "(ended) " + cause }
+
+func (s *system) want() pool.Want { return pool.Want{Tenant: s.NewTenant("cluster", 0)} }
 
 // bind takes a worker.
 func (s *system) bind() *session {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	w, err := s.Acquire(ctx, 0)
+	w, err := s.Acquire(ctx, s.want())
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	bound := &session{s.t, w, make(chan string, 100)}
-	if err := w.Bind(bound, "cluster"); err != nil {
+	if err := w.Bind(bound); err != nil {
 		s.t.Fatal(err)
 	}
 	return bound

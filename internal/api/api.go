@@ -26,8 +26,9 @@ type State struct {
 // Source is what the handler needs of the rendezvous.
 type Source struct {
 	State     func() State
-	Available func(ports []uint16) int // broker.Broker.Available
-	Hint      func()                   // broker.Broker.Hint
+	Available func(ports []uint16, plan bool) int // broker.Broker.Available
+	Plan      func()                              // broker.Broker.Plan
+	Hint      func()                              // broker.Broker.Hint
 	// Once is broker.Broker.Once.
 	Once func(ports []uint16, once bool) (nodes int)
 }
@@ -37,8 +38,11 @@ const maxPorts = 1024
 
 // Handler serves
 //
-//	GET /v1/workers?ports=P,Q   text/plain: how many workers a session may ask
-//	                            for; P, Q are ports of its own present clusters
+//	GET /v1/workers?ports=P,Q&plan=true
+//	                            text/plain: how many workers a session may ask
+//	                            for; P, Q are ports of its own present clusters;
+//	                            plan says that plan() asks, whose nodes then take
+//	                            turns with those of other sessions
 //	POST /v1/once?ports=P,Q&once=true
 //	                            text/plain: of how many nodes of the clusters on
 //	                            these ports the futures now run once at most;
@@ -52,9 +56,14 @@ func Handler(source Source) http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		plan := r.URL.Query().Get("plan") == "true"
+		n := source.Available(ports, plan)
+		if plan {
+			source.Plan()
+		}
 		source.Hint()
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintln(w, source.Available(ports))
+		fmt.Fprintln(w, n)
 	})
 	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) {
 		ports, err := parsePorts(r.URL.Query().Get("ports"))

@@ -47,26 +47,29 @@ func TestWorkers(t *testing.T) {
 		body   string
 		ports  []uint16
 		hinted bool
+		plan   bool
 	}{
-		"":                      {http.StatusOK, "3\n", nil, true},
-		"?ports=":               {http.StatusOK, "3\n", nil, true},
-		"?ports=11562":          {http.StatusOK, "3\n", []uint16{11562}, true},
-		"?ports=11562,11000":    {http.StatusOK, "3\n", []uint16{11562, 11000}, true},
-		"?ports=11562,":         {http.StatusBadRequest, `ports: "" is no port number; give them separated by commas` + "\n", nil, false},
-		"?ports=many":           {http.StatusBadRequest, `ports: "many" is no port number; give them separated by commas` + "\n", nil, false},
-		"?ports=70000":          {http.StatusBadRequest, `ports: "70000" is no port number; give them separated by commas` + "\n", nil, false},
-		"?ports=" + ports(2000): {http.StatusBadRequest, "ports: 2000 given, at most 1024 are taken\n", nil, false},
+		"":                      {http.StatusOK, "3\n", nil, true, false},
+		"?ports=":               {http.StatusOK, "3\n", nil, true, false},
+		"?ports=11562":          {http.StatusOK, "3\n", []uint16{11562}, true, false},
+		"?ports=11562,11000":    {http.StatusOK, "3\n", []uint16{11562, 11000}, true, false},
+		"?plan=true":            {http.StatusOK, "3\n", nil, true, true},
+		"?ports=11562,":         {http.StatusBadRequest, `ports: "" is no port number; give them separated by commas` + "\n", nil, false, false},
+		"?ports=many":           {http.StatusBadRequest, `ports: "many" is no port number; give them separated by commas` + "\n", nil, false, false},
+		"?ports=70000":          {http.StatusBadRequest, `ports: "70000" is no port number; give them separated by commas` + "\n", nil, false, false},
+		"?ports=" + ports(2000): {http.StatusBadRequest, "ports: 2000 given, at most 1024 are taken\n", nil, false, false},
 	} {
 		var asked []uint16
-		hinted := false
+		hinted, planned, forPlan := false, false, false
 		handler := api.Handler(api.Source{
 			State:     state,
-			Available: func(ports []uint16) int { asked = ports; return 3 },
+			Available: func(ports []uint16, plan bool) int { asked, forPlan = ports, plan; return 3 },
+			Plan:      func() { planned = true },
 			Hint:      func() { hinted = true },
 		})
 		status, body := get(t, handler, "/v1/workers"+query)
-		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted {
-			t.Errorf("%.40s: %d %q, asked for %v, hinted %v; want %+v", query, status, body, asked, hinted, want)
+		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted || planned != want.plan || forPlan != want.plan {
+			t.Errorf("%.40s: %d %q, asked for %v, hinted %v, planned %v; want %+v", query, status, body, asked, hinted, planned, want)
 		}
 	}
 }

@@ -69,6 +69,8 @@ type Config struct {
 	Journal *journal.Budget
 	// Missing are the worker pods that do not work, and why. May be nil.
 	Missing func() []pods.Pod
+	// SessionWorkers is how many workers one cluster may hold at a time; 0: no bound.
+	SessionWorkers int
 }
 
 // Broker serves the R sessions of this network namespace.
@@ -80,7 +82,8 @@ type Broker struct {
 	mu       sync.Mutex
 	clusters map[uint16]*cluster // by port
 	nextID   int
-	blind    error // why sessions are not seen at present
+	plans    []time.Time // when Plan was called, for clusters that have not begun
+	blind    error       // why sessions are not seen at present
 }
 
 // New makes a Broker.
@@ -238,8 +241,9 @@ func (b *Broker) listening(d *demand) bool {
 
 // Available is the number of workers that a session may ask for now: those that
 // work or are about to, without those that clusters on other ports hold. ports
-// are the session's own, whose workers it gives back before it takes new ones.
-func (b *Broker) Available(ports []uint16) int {
+// are the session's own, whose workers it gives back before it takes new ones. For a
+// plan, what runs futures elsewhere counts as well: it is shared.
+func (b *Broker) Available(ports []uint16, plan bool) int {
 	states, _ := b.config.Pool.Counts()
 	n := states[pool.Starting] + states[pool.Warm] + states[pool.Reserved] + states[pool.Bound] + states[pool.Ending]
 	own := make(map[uint16]bool, len(ports))
@@ -249,9 +253,17 @@ func (b *Broker) Available(ports []uint16) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for port, c := range b.clusters {
-		if !own[port] {
-			n -= c.workers()
+		if own[port] {
+			continue
 		}
+		for node := range c.nodes {
+			if node.holds() && !(plan && node.shares()) {
+				n--
+			}
+		}
+	}
+	if most := b.config.SessionWorkers; most > 0 {
+		n = min(n, most)
 	}
 	return max(n, 0)
 }
@@ -261,6 +273,9 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 	b.mu.Lock()
 	held := c.workers()
 	number := len(c.nodes)
+	if c.shared { // any of them
+		number = 0
+	}
 	others := -held
 	for _, other := range b.clusters {
 		others += other.workers()

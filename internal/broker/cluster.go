@@ -5,6 +5,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"go.uber.org/zap"
 )
@@ -12,15 +13,20 @@ import (
 // cluster is the nodes of one makeClusterPSOCK() call, told by the port that they
 // share. Guarded by Broker.mu.
 type cluster struct {
-	id    int
-	port  uint16
-	uid   uint32
-	since time.Time
-	nodes map[*node]bool
-	most  int           // nodes it had at once
-	ready chan struct{} // closed when a call has been sent: all nodes are connected
-	calls int64
-	busy  time.Duration
+	id     int
+	port   uint16
+	uid    uint32
+	tenant *pool.Tenant
+	// shared: its nodes are for futures, and take turns on what workers there are. Each is
+	// connected without one and holds one only while it has use for it. The nodes of other
+	// clusters have one each from the beginning.
+	shared bool
+	since  time.Time
+	nodes  map[*node]bool
+	most   int           // nodes it had at once
+	ready  chan struct{} // closed when a call has been sent: all nodes are connected
+	calls  int64
+	busy   time.Duration
 	// refusal is the answer that a node got in the place of a worker; the nodes
 	// that follow get it at once.
 	refusal   string
@@ -43,16 +49,18 @@ func (c *cluster) workers() int {
 	return n
 }
 
-// rank is the cluster's in the line for workers. Older clusters come first: of two
-// that form at the same time, one gets all it asks for. A cluster that is ready
-// comes before all that form, for a node that has lost its worker, since the others
-// are in use and its session waits for this one; promoted is closed when it becomes
-// so, nil when it is.
-func (c *cluster) rank() (rank int, promoted <-chan struct{}) {
+// want is what a node of the cluster that has no worker asks of the pool. While the
+// cluster forms it needs all that it asks for. One that is ready comes before all: the
+// others are in use and its session waits for this one; promoted is closed when it
+// becomes so, nil when it is.
+func (c *cluster) want() (want pool.Want, promoted <-chan struct{}) {
+	want = pool.Want{Tenant: c.tenant}
 	if c.isReady() {
-		return 0, nil
+		want.Urgent = true
+		return want, nil
 	}
-	return c.id, c.ready
+	want.Whole = true
+	return want, c.ready
 }
 
 func (c *cluster) isReady() bool {
@@ -75,9 +83,10 @@ func (b *Broker) join(n *node) *cluster {
 	if c == nil {
 		b.nextID++
 		c = &cluster{
-			id: b.nextID, port: n.demand.Port, uid: n.demand.UID,
+			id: b.nextID, port: n.demand.Port, uid: n.demand.UID, shared: b.takePlan(),
 			since: n.demand.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
 		}
+		c.tenant = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers)
 		b.clusters[c.port] = c
 	}
 	c.nodes[n] = true
@@ -116,9 +125,30 @@ func (b *Broker) start(c *cluster) {
 		return
 	}
 	close(c.ready)
+	b.config.Pool.Complete(c.tenant)
 	b.config.Metrics.clusters.Inc()
 	b.config.Log.Info("cluster ready", zap.Int("cluster", c.id), zap.Uint16("port", c.port), zap.Uint32("uid", c.uid),
 		zap.Int("nodes", len(c.nodes)), zap.Duration("took", time.Since(c.since)))
+}
+
+// Plan says that a session is about to make a cluster for its futures, as plan() does.
+func (b *Broker) Plan() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.plans = append(b.plans, time.Now())
+}
+
+// takePlan reports whether a cluster that begins is one that Plan has announced.
+// Called with the lock held.
+func (b *Broker) takePlan() bool {
+	for len(b.plans) > 0 {
+		announced := b.plans[0]
+		b.plans = b.plans[1:]
+		if time.Since(announced) < hintFor {
+			return true
+		}
+	}
+	return false
 }
 
 // refusal returns the answer that c's nodes get at present, "" for none.

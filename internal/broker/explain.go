@@ -12,7 +12,7 @@ type explanation struct {
 	total   int // slots connected
 	held    int // of the ready, held by the node's own cluster
 	others  int // of the ready, held by other clusters
-	node    int // which node of its cluster, from 1
+	node    int // which node of its cluster, from 1; 0: any
 	waited  time.Duration
 	missing []string // slots that are not ready, and why
 }
@@ -23,7 +23,11 @@ const missingShown = 5
 // explain makes the R error's text.
 func explain(e explanation) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d workers are ready; node %d waited %s for one", e.ready, e.total, e.node, e.waited.Round(time.Second/10))
+	who := "a call"
+	if e.node > 0 {
+		who = fmt.Sprint("node ", e.node)
+	}
+	fmt.Fprintf(&b, "%d of %d workers are ready; %s waited %s for one", e.ready, e.total, who, e.waited.Round(time.Second/10))
 	if e.held+e.others > 0 {
 		fmt.Fprintf(&b, " (%d in use by this cluster, %d by others)", e.held, e.others)
 	}

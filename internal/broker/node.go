@@ -24,10 +24,11 @@ type node struct {
 	first   chan first   // what the session sends first
 
 	// Guarded by Broker.mu.
-	worker  *pool.Worker
-	session *relay.Session
-	refused bool
-	since   time.Time
+	worker    *pool.Worker
+	session   *relay.Session
+	connected bool // to its session, without a worker
+	refused   bool
+	since     time.Time
 }
 
 // first is what was read first from a session: frame holds relay.Headroom bytes
@@ -54,7 +55,11 @@ func (b *Broker) serve(ctx context.Context, d *demand) {
 	defer b.leave(n)
 	log := b.config.Log.With(zap.Int("cluster", n.cluster.id), zap.Uint16("port", d.Port))
 
-	opening, err := n.open(ctx)
+	open := n.open
+	if n.cluster.shared {
+		open = n.openShared
+	}
+	opening, err := open(ctx)
 	for err == nil {
 		b.start(n.cluster)
 		if n.run(ctx, log, opening) == nil {
@@ -126,13 +131,37 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 	}
 }
 
+// openShared connects the node to its session, which has it wait for a worker when it
+// makes its first call.
+func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
+	if err := n.connect(ctx); err != nil {
+		return nil, errGone
+	}
+	if err := n.recognise(ctx); err != nil {
+		return nil, err
+	}
+	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
+	n.broker.mu.Lock()
+	n.connected = true
+	n.broker.mu.Unlock()
+	select {
+	case f := <-n.first:
+		if f.err != nil {
+			return nil, errGone
+		}
+		return f.frame, n.ownedAsSeen()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // acquire reserves a worker, within the demand timeout and while the session
 // waits for it.
 func (n *node) acquire(ctx context.Context) error {
 	waiting, cancel := context.WithTimeoutCause(ctx, n.broker.config.DemandTimeout, errUnmet)
 	defer cancel()
 	for {
-		w, err := n.acquireRanked(waiting)
+		w, err := n.acquireAs(waiting)
 		switch {
 		case err == nil:
 			n.broker.mu.Lock()
@@ -148,14 +177,14 @@ func (n *node) acquire(ctx context.Context) error {
 	}
 }
 
-// errPromoted: the node waited at its cluster's rank, which has changed.
+// errPromoted: the node waited as one of a cluster that forms, and it is ready.
 var errPromoted = errors.New("the cluster is ready")
 
-// acquireRanked waits at the rank that the node's cluster has now.
-func (n *node) acquireRanked(ctx context.Context) (*pool.Worker, error) {
+// acquireAs waits with what the node's cluster wants now.
+func (n *node) acquireAs(ctx context.Context) (*pool.Worker, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	rank, promoted := n.cluster.rank()
+	want, promoted := n.cluster.want()
 	// Before the node is connected, its listener tells whether the session is
 	// there; after that, the connection does.
 	gone, first := n.demand.gone, n.first
@@ -183,7 +212,7 @@ func (n *node) acquireRanked(ctx context.Context) (*pool.Worker, error) {
 		case <-stop:
 		}
 	}()
-	w, err := n.broker.config.Pool.Acquire(ctx, rank)
+	w, err := n.broker.config.Pool.Acquire(ctx, want)
 	if err != nil && context.Cause(ctx) != nil {
 		err = context.Cause(ctx)
 	}
@@ -285,55 +314,89 @@ func (n *node) abandoned() bool {
 }
 
 // bindable is a reserved worker as the relay knows it.
-type bindable struct {
-	*pool.Worker
-	cluster string
-}
+type bindable struct{ *pool.Worker }
 
-func (w bindable) Bind(sink relay.Sink) error { return w.Worker.Bind(sink, w.cluster) }
+func (w bindable) Bind(sink relay.Sink) error { return w.Worker.Bind(sink) }
 
 // run relays until the session has ended, or cannot go on. It fails when the worker
 // ended before it was bound.
 func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
-	name := n.worker.Name()
-	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal}
+	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Shared: n.cluster.shared}
 	s := relay.New(n.client, b.config.Relay.Observer(log), recovery, n.abandoned)
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })
 	defer stop()
 	b.mu.Lock()
 	n.session, n.since = s, time.Now()
 	b.mu.Unlock()
+	var worker relay.Worker
+	if n.worker != nil {
+		worker = bindable{n.worker}
+		log.Debug("node bound", zap.String("worker", n.worker.Name()))
+	}
 	b.config.Metrics.binds.Inc()
-	log.Debug("node bound", zap.String("worker", name))
-	cause, err := s.Run(bindable{n.worker, n.cluster.name()}, opening)
+	cause, err := s.Run(worker, opening)
 	if err != nil {
 		b.mu.Lock()
 		n.session = nil
 		b.mu.Unlock()
 		return err
 	}
-	log.Debug("node ended", zap.String("worker", name), zap.String("cause", cause))
+	log.Debug("node ended", zap.String("cause", cause))
 	return nil
 }
 
-// another reserves a worker for a session that has lost its own. The session computes
-// already: it comes before clusters that form. One whose worker was taken waits for as
-// long as others use what there is, as R does for a worker that is busy.
-func (n *node) another(ctx context.Context, taken bool) (relay.Worker, error) {
+// another reserves a worker for a session that has none, or none any more. A session
+// that has lost its own in a call computes already: it comes before others. One that has
+// lost nothing waits its turn for as long as what there is is in use, as R does for a
+// worker that is busy.
+func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, error) {
+	b := n.broker
+	if refusal := b.refusal(n.cluster); refusal != "" && !need.Lost {
+		return nil, errors.New(refusal)
+	}
+	want := pool.Want{Tenant: n.cluster.tenant, Urgent: need.Lost, SetUps: need.SetUps}
 	began := time.Now()
 	for {
-		limited, cancel := context.WithTimeout(ctx, n.broker.config.DemandTimeout)
-		w, err := n.broker.config.Pool.Acquire(limited, 0)
+		limited, cancel := context.WithTimeout(ctx, b.config.DemandTimeout)
+		w, err := b.config.Pool.Acquire(limited, want)
 		cancel()
 		if err == nil {
-			return bindable{w, n.cluster.name()}, nil
+			return bindable{w}, nil
 		}
-		states, _ := n.broker.config.Pool.Counts()
-		if ctx.Err() != nil || !taken || states[pool.Bound] == 0 {
-			return nil, errors.New(n.broker.unmet(n.cluster, time.Since(began)))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if need.Lost || !b.inUse() {
+			unmet := b.unmet(n.cluster, time.Since(began))
+			if !need.Lost {
+				b.refuseRest(n.cluster, unmet)
+			}
+			return nil, errors.New(unmet)
 		}
 	}
+}
+
+// inUse reports whether any worker is in a call, and will be free some day.
+func (b *Broker) inUse() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.clusters {
+		for n := range c.nodes {
+			if n.session != nil && n.session.Worker() != "" && n.session.Activity().Busy {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// refuseRest has the nodes of c answered with message that are next to want a worker.
+func (b *Broker) refuseRest(c *cluster, message string) {
+	b.config.Metrics.unmet.Inc()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.refusal, c.refusedAt = message, time.Now()
 }
 
 // holds reports whether the node has a worker. Called with Broker.mu held.
@@ -344,20 +407,25 @@ func (n *node) holds() bool {
 	return n.worker != nil
 }
 
+// shares reports whether the node's worker goes to others between two futures. Called
+// with Broker.mu held.
+func (n *node) shares() bool { return n.session != nil && n.session.Shares() }
+
 // snapshot describes the node. Called with Broker.mu held.
 func (n *node) snapshot() NodeSnapshot {
 	s := NodeSnapshot{State: "waiting", Since: n.since}
-	if n.worker != nil {
-		s.State, s.Worker = "connected", n.worker.Name()
-	}
-	if n.session != nil {
+	switch {
+	case n.refused:
+		s.State = "refused"
+	case n.session != nil:
 		s.State, s.Worker, s.Activity = "bound", n.session.Worker(), n.session.Activity()
 		if s.Worker == "" {
 			s.State = "vacant"
 		}
-	}
-	if n.refused {
-		s.State = "refused"
+	case n.worker != nil:
+		s.State, s.Worker = "connected", n.worker.Name()
+	case n.connected:
+		s.State = "vacant"
 	}
 	return s
 }

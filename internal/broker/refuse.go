@@ -33,10 +33,7 @@ func (n *node) refuse(ctx context.Context, log *zap.Logger, opening []byte) erro
 			return err
 		}
 	}
-	b.config.Metrics.unmet.Inc()
-	b.mu.Lock()
-	n.cluster.refusal, n.cluster.refusedAt = message, time.Now()
-	b.mu.Unlock()
+	b.refuseRest(n.cluster, message)
 	log.Warn("no worker for a node, its session gets an R error", zap.String("error", message))
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })
 	defer stop()

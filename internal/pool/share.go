@@ -12,8 +12,10 @@ import (
 // which costs a new R, as these say.
 const (
 	// restLimit is how long a tenant may keep a worker between two calls while others
-	// wait: far longer than what passes between the futures of one computation.
-	restLimit = 250 * time.Millisecond
+	// wait. It is longer than what passes between the futures of one computation, which
+	// looks for a free node every 0.2 s (future.wait.interval), and than what a new R
+	// costs: at 250 ms two sessions on three workers restarted each of them every 2.6 s.
+	restLimit = time.Second
 	// turn is how long a tenant that has just one worker more than another keeps it when
 	// both have use for it. With fewer workers than tenants they take turns; a change of
 	// hands costs a new R, some 0.4 s.

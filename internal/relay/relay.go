@@ -423,6 +423,17 @@ func (s *Session) Once(once bool) {
 	s.once = once
 }
 
+// Shares reports whether the session's worker goes to others between its calls: it runs
+// futures, and nothing else.
+func (s *Session) Shares() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.history.reset {
+		return !s.history.foreign && !s.activity.Opaque
+	}
+	return s.history.shared
+}
+
 // Worker is the name of the worker that the session is bound to, "" for none.
 func (s *Session) Worker() string {
 	if a := s.bound(); a != nil {

@@ -99,6 +99,7 @@ func Run(ctx context.Context, config Config) error {
 			}
 		},
 		Available: sessions.Available,
+		Plan:      sessions.Plan,
 		Hint:      sessions.Hint,
 		Once:      sessions.Once,
 	}
