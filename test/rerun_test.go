@@ -60,38 +60,63 @@ func testRerun(t *testing.T, victim, moment string) {
 	r.awaitWarm(1)
 	r.startAgent("pod-b", 1)
 	r.awaitWarm(2)
-	gates := t.TempDir()
+	lossAt{
+		t: t, moment: moment, await: r.await,
+		start: func(env ...string) *process { return r.startR(rerunSession, env...).process },
+		fail: func(pid int) {
+			if victim == "agent" {
+				agent.signal(syscall.SIGKILL)
+			} else if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		},
+	}.run()
+	want := map[string]string{"before": "0", "request": "1", "computing": "1", "answer": "0"}[moment]
+	if got := r.metric("rendezvous_reruns_total"); got != want {
+		t.Errorf("%s reruns, want %s", got, want)
+	}
+}
+
+// lossAt is the loss of the worker of rerunSession, which is on pod-a, at one moment.
+type lossAt struct {
+	t      *testing.T
+	moment string
+	await  func(what string, ok func(api.State) bool) api.State
+	start  func(env ...string) *process // of the session
+	fail   func(pid int)                // how the worker is lost
+	unseen bool                         // the future begins before the loss is noticed
+}
+
+func (l lossAt) run() {
+	l.t.Helper()
+	gates := l.t.TempDir()
 	open := func(gate string) {
 		if err := os.WriteFile(filepath.Join(gates, gate), nil, 0o600); err != nil {
-			t.Fatal(err)
+			l.t.Fatal(err)
 		}
 	}
-	s := r.startR(rerunSession, "GATES="+gates, "MOMENT="+moment)
+	s := l.start("GATES="+gates, "MOMENT="+l.moment)
 	s.awaitText("planned")
-	pid := pids(r.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }), pool.Bound)["pod-a"]
+	bound := func(s api.State) int { return pids(s, pool.Bound)["pod-a"] }
+	pid := bound(l.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }))
 	if pid == 0 {
-		t.Fatal("the worker that was warm first is not the one that is bound")
-	}
-	kill := func() {
-		if victim == "agent" {
-			agent.signal(syscall.SIGKILL)
-		} else if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Error(err)
-		}
+		l.t.Fatal("the worker that was warm first is not the one that is bound")
 	}
 	relayed := func(enough func(up, down int64) bool) {
-		r.await("enough bytes", func(s api.State) bool {
+		l.await("enough bytes", func(s api.State) bool {
 			if len(s.Clusters) == 0 || len(s.Clusters[0].Nodes) == 0 {
-				t.Fatal("the session has ended")
+				l.t.Fatal("the session has ended")
 			}
 			a := s.Clusters[0].Nodes[0].Activity
 			return enough(a.UpBytes, a.DownBytes)
 		})
 	}
-	switch moment {
+	switch l.moment {
 	case "before":
-		kill()
-		r.await("a vacant node", func(s api.State) bool { return s.Clusters[0].Nodes[0].State == "vacant" })
+		l.fail(pid)
+		if !l.unseen {
+			l.await("a vacant node", func(s api.State) bool { return s.Clusters[0].Nodes[0].State == "vacant" })
+		}
 		open("begin")
 		open("read")
 	case "request":
@@ -100,34 +125,26 @@ func testRerun(t *testing.T, victim, moment string) {
 		relayed(func(up, _ int64) bool { return up > 1<<20 })
 		// What is on its way from here on stays there.
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
+			l.t.Fatal(err)
 		}
 		relayed(func(up, _ int64) bool { return up < 190<<20 })
-		kill()
+		l.fail(pid)
 	case "computing":
 		open("begin")
 		open("read")
-		eventually(t, "the task", func() bool { _, err := os.Stat(filepath.Join(gates, "computing")); return err == nil })
-		kill()
+		eventually(l.t, "the task", func() bool { _, err := os.Stat(filepath.Join(gates, "computing")); return err == nil })
+		l.fail(pid)
 	case "answer":
 		open("begin")
 		relayed(func(_, down int64) bool { return down > 1<<20 })
-		kill()
+		l.fail(pid)
 		// R reads after its worker's end is known.
-		if victim == "worker" {
-			awaitEnd(t, pid)
-		} else {
-			agent.wait()
-		}
+		l.await("the loss to be known", func(s api.State) bool { return bound(s) == 0 })
 		open("read")
 	}
 	s.awaitText("as expected")
 	if code := s.wait(); code != 0 {
-		t.Errorf("R exited with %d", code)
-	}
-	want := map[string]string{"before": "0", "request": "1", "computing": "1", "answer": "0"}[moment]
-	if got := r.metric("rendezvous_reruns_total"); got != want {
-		t.Errorf("%s reruns, want %s", got, want)
+		l.t.Errorf("R exited with %d", code)
 	}
 }
 

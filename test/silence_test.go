@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
@@ -159,49 +160,49 @@ cat(conditionMessage(e), "\n")
 }
 
 // A worker that is lost by a network which resets its connection, or drops every packet
-// in silence: its future runs again on another, and the lost one does not compute for
-// nobody.
+// in silence, at every moment of a future: it runs again on another, but for where R has
+// part of the answer, and the lost one does not compute for nobody.
 func TestRerunAfterNetworkFailure(t *testing.T) {
 	for name, fail := range map[string]func(*network){"reset": (*network).reset, "silence": (*network).cut} {
-		t.Run(name, func(t *testing.T) {
-			certs, gates := filepath.Join(t.TempDir(), "certs"), t.TempDir()
-			n := newNetwork(t)
-			n.run(filepath.Join(bin, "rendezvous"), "certs", "--dir", certs)
-			n.launch(n.near, filepath.Join(bin, "rendezvous"), "--agents-address", n.nearAddress+":7460",
-				"--tls-dir", filepath.Join(certs, "rendezvous")).field("rendezvous is up", "agents")
-			agent := func(namespace, name string) *process {
-				return n.launch(namespace, filepath.Join(bin, "worker-agent"), "--rendezvous", n.nearAddress+":7460",
-					"--tls-dir", filepath.Join(certs, "worker"), "--name", name, "--no-limits")
-			}
-			far := agent(n.far, "far")
-			n.await("a warm worker", func(s api.State) bool { return count(s, pool.Warm) == 1 })
-			agent(n.near, "near")
-			n.await("two warm workers", func(s api.State) bool { return count(s, pool.Warm) == 2 })
-			file := filepath.Join(gates, "session.R")
-			code := fmt.Sprintf(`
-library(future)
-mark <- %q
-task <- function() future({ if (!file.exists(mark)) { file.create(mark); Sys.sleep(3600) }; rnorm(3) }, seed = 42L)
-plan(cluster, workers = 1, manual = TRUE, quiet = TRUE)
-v <- value(task())
-plan(sequential)
-stopifnot(identical(v, value(task())))
-`, filepath.Join(gates, "mark"))
-			if err := os.WriteFile(file, []byte(code), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			session := n.launch(n.near, "Rscript", file)
-			eventually(t, "the task", func() bool { _, err := os.Stat(filepath.Join(gates, "mark")); return err == nil })
-			pid := pids(n.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }), pool.Bound)["far"]
-			if pid == 0 {
-				t.Fatal("the worker that was warm first is not the one that is bound")
-			}
-			fail(n)
-			if code := session.wait(); code != 0 {
-				t.Errorf("R exited with %d", code)
-			}
-			awaitEnd(t, pid)
-			far.awaitText("the connection to the rendezvous was lost")
-		})
+		for _, moment := range []string{"before", "request", "computing", "answer"} {
+			t.Run(name+" "+moment, func(t *testing.T) { testNetworkFailure(t, fail, moment) })
+		}
 	}
+}
+
+func testNetworkFailure(t *testing.T, fail func(*network), moment string) {
+	certs := filepath.Join(t.TempDir(), "certs")
+	n := newNetwork(t)
+	n.run(filepath.Join(bin, "rendezvous"), "certs", "--dir", certs)
+	n.launch(n.near, filepath.Join(bin, "rendezvous"), "--agents-address", n.nearAddress+":7460",
+		"--tls-dir", filepath.Join(certs, "rendezvous")).field("rendezvous is up", "agents")
+	agent := func(namespace, name string) *process {
+		return n.launch(namespace, filepath.Join(bin, "worker-agent"), "--rendezvous", n.nearAddress+":7460",
+			"--tls-dir", filepath.Join(certs, "worker"), "--name", name, "--no-limits")
+	}
+	far := agent(n.far, "pod-a")
+	n.await("a warm worker", func(s api.State) bool { return count(s, pool.Warm) == 1 })
+	agent(n.near, "pod-b")
+	n.await("two warm workers", func(s api.State) bool { return count(s, pool.Warm) == 2 })
+	file := filepath.Join(t.TempDir(), "session.R")
+	if err := os.WriteFile(file, []byte(rerunSession), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lost := 0
+	lossAt{
+		t: t, moment: moment, await: n.await, unseen: true,
+		start: func(env ...string) *process {
+			return n.launch(n.near, "env", append(env, "Rscript", file)...)
+		},
+		fail: func(pid int) {
+			lost = pid
+			fail(n)
+			// Its agent ends it with all that it was sent, however slow it is.
+			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+				t.Error(err)
+			}
+		},
+	}.run()
+	awaitEnd(t, lost)
+	far.awaitText("the connection to the rendezvous was lost")
 }
