@@ -49,7 +49,8 @@ type Conn struct {
 	writing sync.Mutex
 	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
 
-	beating bool // guarded by writing
+	beats   *time.Timer // calls beat
+	atBeat  func() (spoke bool)
 	closing sync.Once
 	closed  chan struct{}
 }
@@ -107,40 +108,13 @@ func newConn(conn net.Conn, s *socket.Conn, r *records, timing Timing) *Conn {
 	if timing.Silence == 0 {
 		timing.Silence = SilenceLimit
 	}
-	return &Conn{
+	c := &Conn{
 		conn: conn, socket: s, records: r, timing: timing,
 		in: make([]byte, idleBuffer), closed: make(chan struct{}),
 	}
-}
-
-// StartHeartbeat begins the heartbeats, after the handshake: before it the other
-// side is a stranger, which HandshakeLimit bounds.
-func (c *Conn) StartHeartbeat() {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	if !c.beating {
-		c.beating = true
-		time.AfterFunc(c.timing.Heartbeat, c.beat)
-	}
-}
-
-func (c *Conn) beat() {
-	select {
-	case <-c.closed:
-		return
-	default:
-	}
-	// A write that is under way says the same, and if it is stuck, the other side
-	// is not reading and does not wait for us either.
-	if c.writing.TryLock() {
-		err := c.writeSmall(Heartbeat, nil)
-		c.writing.Unlock()
-		if err != nil {
-			c.Close()
-			return
-		}
-	}
-	time.AfterFunc(c.timing.Heartbeat, c.beat)
+	c.beats = time.AfterFunc(time.Hour, c.beat)
+	c.beats.Stop()
+	return c
 }
 
 // RemoteAddr is the other side's address.
@@ -167,6 +141,7 @@ func (c *Conn) Close() error {
 	var err error
 	c.closing.Do(func() {
 		close(c.closed)
+		c.beats.Stop()
 		// The socket, not the TLS connection: its Close waits up to 5 s to send a
 		// farewell to a peer that may be gone.
 		err = c.socket.Close()
@@ -304,6 +279,18 @@ func (c *Conn) Shrink() {
 
 // Send writes a frame with a JSON payload.
 func (c *Conn) Send(t Type, message any) error {
+	frame, err := encode(t, message)
+	if err != nil {
+		return err
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_, err = c.conn.Write(frame)
+	return err
+}
+
+// encode makes a frame with a JSON payload.
+func encode(t Type, message any) ([]byte, error) {
 	if exit, ok := message.(ExitMessage); ok {
 		message = exit.bounded() // it quotes what R wrote
 	}
@@ -311,19 +298,16 @@ func (c *Conn) Send(t Type, message any) error {
 	encoder := json.NewEncoder(&encoded)
 	encoder.SetEscapeHTML(false) // six bytes for each <
 	if err := encoder.Encode(message); err != nil {
-		return fmt.Errorf("%s frame: %w", t, err)
+		return nil, fmt.Errorf("%s frame: %w", t, err)
 	}
 	payload := bytes.TrimSuffix(encoded.Bytes(), []byte("\n"))
 	if len(payload) > MaxControl {
-		return fmt.Errorf("%s frame: %d bytes, at most %d fit", t, len(payload), MaxControl)
+		return nil, fmt.Errorf("%s frame: %d bytes, at most %d fit", t, len(payload), MaxControl)
 	}
 	frame := make([]byte, HeaderSize+len(payload))
 	putHeader(frame, t, len(payload))
 	copy(frame[HeaderSize:], payload)
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	_, err := c.conn.Write(frame)
-	return err
+	return frame, nil
 }
 
 // SendNumber writes a Reserve, Reserved or Release frame.
