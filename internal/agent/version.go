@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
@@ -23,13 +24,14 @@ var versionText = regexp.MustCompile(`version (\d+\.\d+\.\d+)`)
 // findVersion asks Rscript for R's version while the first worker starts. One that does
 // not tell leaves it unknown.
 func (a *Agent) findVersion(ctx context.Context) error {
-	defer close(a.versionFound)
-	version := ""
+	found := sync.OnceFunc(func() { close(a.versionFound) })
+	defer found()
 	process, err := psock.Start(psock.Spec{
 		Args: []string{a.config.Command.Args()[0], "--version"}, Env: a.config.Env, Dir: a.config.Dir,
 		Output: func(line psock.Line) {
-			if found := versionText.FindStringSubmatch(line.Text); found != nil {
-				version = found[1]
+			if match := versionText.FindStringSubmatch(line.Text); match != nil && a.knownVersion() == "" {
+				a.version = match[1]
+				found()
 			}
 		},
 	})
@@ -44,7 +46,6 @@ func (a *Agent) findVersion(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	process.Stop(a.config.StopGrace)
-	a.version = version
 	return nil
 }
 
