@@ -98,6 +98,7 @@ func secure(ctx context.Context, conn net.Conn, config *tls.Config, side func(ne
 		conn.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", conn.RemoteAddr(), err)
 	}
+	r.shrink() // of what the handshake took
 	return newConn(encrypted, s, r, timing), nil
 }
 

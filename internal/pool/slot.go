@@ -58,6 +58,9 @@ func (s *slot) finishUse() Sink {
 	}
 	sink := s.holder.sink
 	delete(s.pool.spare, s.holder)
+	if s.holder.ending != nil {
+		s.holder.ending.Stop() // it would keep the whole session in memory
+	}
 	close(s.holder.over)
 	s.holder = nil
 	return sink
@@ -75,7 +78,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	if err != nil {
 		return err
 	}
-	s.log.Info("slot joined", zap.String("address", s.address))
+	p.config.Log.Info("slot joined", zap.String("worker", s.name()), zap.String("address", s.address))
 	err = s.read()
 	conn.Close() // before it is asked for reasons: an agent that is there dials again
 	p.mu.Lock()
@@ -125,7 +128,8 @@ func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 		pool: p, conn: conn, hello: hello, lost: make(chan struct{}),
 		id: fmt.Sprintf("%s/%d", hello.Agent, hello.Slot), address: conn.RemoteAddr().String(),
 	}
-	s.log = p.config.Log.With(zap.String("worker", s.name()))
+	// Lazily: most have nothing to say for days, and the buffer of each would be 1.4 KB.
+	s.log = p.config.Log.WithLazy(zap.String("worker", s.name()))
 	if err == nil {
 		err = p.add(s)
 	}

@@ -37,7 +37,8 @@ type Worker struct {
 	// Guarded by Pool.mu.
 	sink    Sink
 	cluster string
-	kept    bool // needed again after all: it comes back when its call is answered
+	ending  *time.Timer // aborts it; nil before End
+	kept    bool        // needed again after all: it comes back when its call is answered
 }
 
 var (
@@ -198,13 +199,12 @@ func (w *Worker) End() {
 	if bound {
 		delete(p.spare, w)
 		p.setState(s, Ending, "")
+		w.ending = time.AfterFunc(p.config.EndLimit, w.Abort)
 	}
 	p.mu.Unlock()
 	if !bound {
 		return
 	}
-	// The timer keeps no more than w, and does nothing once that is over.
-	time.AfterFunc(p.config.EndLimit, w.Abort)
 	_ = w.send(s.conn.SendEOF) // a failure has closed the connection
 }
 
