@@ -2,30 +2,73 @@ package link
 
 // StartHeartbeat begins the heartbeats, after the handshake: before it the other
 // side is a stranger, which HandshakeLimit bounds.
-func (c *Conn) StartHeartbeat() { c.beats.Reset(c.timing.Heartbeat) }
+func (c *Conn) StartHeartbeat() {
+	if c.beating.Swap(true) {
+		return
+	}
+	if c.timing.Pacer != nil {
+		c.timing.Pacer.join(c)
+		return
+	}
+	c.beats.Reset(c.timing.Heartbeat)
+}
+
+func (c *Conn) stopHeartbeat() {
+	if c.timing.Pacer != nil {
+		c.timing.Pacer.leave(c)
+	}
+	c.beats.Stop()
+}
 
 // AtBeat has speak called at each heartbeat, which is left out when speak has sent
 // something. It is called before StartHeartbeat.
 func (c *Conn) AtBeat(speak func() (spoke bool)) { c.atBeat = speak }
 
+// heard notes the other side's heartbeat. The side that has dialled answers it, in
+// another goroutine: whoever reads must never wait for a write. To whom ten thousand
+// have dialled it costs less to hear from many at the same time than from each at its
+// own: a wait for the next event for each would be a third of it all.
+func (c *Conn) heard() {
+	if c.answers && c.beating.Load() {
+		c.answered.Store(true)
+		c.beats.Reset(0)
+	}
+}
+
 func (c *Conn) beat() {
+	if c.isClosed() {
+		return
+	}
+	if c.atBeat == nil || !c.atBeat() {
+		c.sayHeartbeat()
+	}
+	pause := c.timing.Heartbeat
+	if c.answered.Swap(false) {
+		pause += pause / 2 // the next one to answer comes first
+	}
+	c.beats.Reset(pause)
+}
+
+func (c *Conn) isClosed() bool {
 	select {
 	case <-c.closed:
-		return
+		return true
 	default:
+		return false
 	}
-	spoke := c.atBeat != nil && c.atBeat()
-	// A write that is under way says the same, and if it is stuck, the other side
-	// is not reading and does not wait for us either.
-	if !spoke && c.writing.TryLock() {
-		err := c.writeSmall(Heartbeat, nil)
-		c.writing.Unlock()
-		if err != nil {
-			c.Close()
-			return
-		}
+}
+
+// sayHeartbeat writes one, unless a write is under way: that says the same, and if it
+// is stuck, the other side is not reading and does not wait for us either.
+func (c *Conn) sayHeartbeat() {
+	if !c.writing.TryLock() {
+		return
 	}
-	c.beats.Reset(c.timing.Heartbeat)
+	err := c.writeSmall(Heartbeat, nil)
+	c.writing.Unlock()
+	if err != nil {
+		c.Close()
+	}
 }
 
 // TrySend is Send for what can wait: it does nothing while a write is under way, and

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/socket"
@@ -31,6 +32,8 @@ const (
 type Timing struct {
 	Heartbeat time.Duration
 	Silence   time.Duration
+	// Pacer, if not nil, sends the heartbeats, at its pace.
+	Pacer *Pacer
 }
 
 // Conn is a connection that carries frames. One goroutine may read; any number
@@ -49,8 +52,14 @@ type Conn struct {
 	writing sync.Mutex
 	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
 
-	beats   *time.Timer // calls beat
-	atBeat  func() (spoke bool)
+	beats    *time.Timer // calls beat
+	beating  atomic.Bool // StartHeartbeat was called
+	answers  bool        // heartbeats with heartbeats
+	answered atomic.Bool // one since the last beat
+	atBeat   func() (spoke bool)
+	turn     int // guarded by timing.Pacer, whose it is
+	seat     int // the same
+
 	closing sync.Once
 	closed  chan struct{}
 }
@@ -66,7 +75,11 @@ func Dial(ctx context.Context, address string, config *tls.Config, timing Timing
 	if err != nil {
 		return nil, err
 	}
-	return secure(ctx, conn, config, tls.Client, timing)
+	c, err := secure(ctx, conn, config, tls.Client, timing)
+	if err == nil {
+		c.answers = true
+	}
+	return c, err
 }
 
 // Accept makes a Conn of an accepted TCP connection, with TLS when config is not
@@ -142,7 +155,7 @@ func (c *Conn) Close() error {
 	var err error
 	c.closing.Do(func() {
 		close(c.closed)
-		c.beats.Stop()
+		c.stopHeartbeat()
 		// The socket, not the TLS connection: its Close waits up to 5 s to send a
 		// farewell to a peer that may be gone.
 		err = c.socket.Close()
@@ -176,6 +189,7 @@ func (c *Conn) Next() (Frame, error) {
 		c.start += HeaderSize
 		switch t {
 		case Heartbeat:
+			c.heard()
 			continue
 		case Data:
 			c.remaining = length
