@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
@@ -113,7 +114,7 @@ func park(ctx context.Context, address string, config *tls.Config, i int) (*agen
 	name := fmt.Sprintf("future-worker-7d4f9c-%05d", i)
 	err = conn.Send(link.Hello, link.HelloMessage{
 		Version: link.Version, Agent: name, Instance: "of-" + name, Slots: 1, Group: "default", Build: "bench",
-		Node: fmt.Sprintf("node-%03d", i/32), R: "4.5.1",
+		Node: fmt.Sprintf("node-%03d", i/32), R: "4.5.1", Silence: int(link.Patience / time.Second),
 	})
 	if err == nil {
 		var frame link.Frame

@@ -122,7 +122,7 @@ func (s *slot) introduce(conn *link.Conn) (welcome link.WelcomeMessage, err erro
 	err = conn.Send(link.Hello, link.HelloMessage{
 		Version: link.Version, Agent: config.Name, Instance: config.Instance,
 		Slot: s.index, Slots: config.Slots, Group: config.Group, Build: config.Build,
-		Node: config.Node, R: s.agent.knownVersion(),
+		Node: config.Node, R: s.agent.knownVersion(), Silence: int(link.Patience / time.Second),
 	})
 	if err != nil {
 		return welcome, err

@@ -1,12 +1,14 @@
 package link
 
+import "time"
+
 // StartHeartbeat begins the heartbeats, after the handshake: before it the other
 // side is a stranger, which HandshakeLimit bounds.
 func (c *Conn) StartHeartbeat() {
 	if c.beating.Swap(true) {
 		return
 	}
-	if c.timing.Pacer != nil {
+	if c.paced {
 		c.timing.Pacer.join(c)
 		return
 	}
@@ -20,17 +22,23 @@ func (c *Conn) stopHeartbeat() {
 	c.beats.Stop()
 }
 
+// Bears says for how long the other side bears to hear nothing: whether the Pacer, if
+// there is one, is fast enough. It is called before StartHeartbeat.
+func (c *Conn) Bears(silence time.Duration) {
+	c.paced = c.timing.Pacer != nil && silence >= c.timing.Pacer.interval+SilenceLimit-HeartbeatInterval
+}
+
 // AtBeat has speak called at each heartbeat, which is left out when speak has sent
 // something. It is called before StartHeartbeat.
 func (c *Conn) AtBeat(speak func() (spoke bool)) { c.atBeat = speak }
 
 // heard notes the other side's heartbeat. The side that has dialled answers it, in
-// another goroutine: whoever reads must never wait for a write. To whom ten thousand
-// have dialled it costs less to hear from many at the same time than from each at its
-// own: a wait for the next event for each would be a third of it all.
+// another goroutine: whoever reads must never wait for a write. So those who were spoken
+// to together go on to speak together, and cost whom they speak to one wait for news
+// instead of one each, which was a third of it all. PacerInterval is such that an answer
+// comes before a heartbeat that would be due at the same time.
 func (c *Conn) heard() {
-	if c.answers && c.beating.Load() {
-		c.answered.Store(true)
+	if c.dialled && c.beating.Load() {
 		c.beats.Reset(0)
 	}
 }
@@ -42,11 +50,7 @@ func (c *Conn) beat() {
 	if c.atBeat == nil || !c.atBeat() {
 		c.sayHeartbeat()
 	}
-	pause := c.timing.Heartbeat
-	if c.answered.Swap(false) {
-		pause += pause / 2 // the next one to answer comes first
-	}
-	c.beats.Reset(pause)
+	c.beats.Reset(c.timing.Heartbeat)
 }
 
 func (c *Conn) isClosed() bool {

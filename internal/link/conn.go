@@ -21,9 +21,15 @@ import (
 // cannot do this: it also counts the time in which a live peer's window is closed
 // (tcp(7)), and an R session that computes for minutes before it reads a result
 // does just that.
+//
+// The side that was dialled has thousands to speak to, and speaks every PacerInterval.
+// In between, the other one hears from its kernel that it is there: what a heartbeat is
+// to tell is acknowledged. Patience is how long that is enough.
 const (
 	HeartbeatInterval = 5 * time.Second
 	SilenceLimit      = 13 * time.Second
+	PacerInterval     = 14 * time.Second // no multiple of HeartbeatInterval, see heard
+	Patience          = 2 * SilenceLimit
 	// HandshakeLimit bounds the way to TLS, and then again that to Welcome.
 	HandshakeLimit = 5 * time.Second
 )
@@ -52,13 +58,13 @@ type Conn struct {
 	writing sync.Mutex
 	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
 
-	beats    *time.Timer // calls beat
-	beating  atomic.Bool // StartHeartbeat was called
-	answers  bool        // heartbeats with heartbeats
-	answered atomic.Bool // one since the last beat
-	atBeat   func() (spoke bool)
-	turn     int // guarded by timing.Pacer, whose it is
-	seat     int // the same
+	beats   *time.Timer // calls beat
+	beating atomic.Bool // StartHeartbeat was called
+	dialled bool
+	paced   bool // by timing.Pacer
+	atBeat  func() (spoke bool)
+	turn    int // guarded by timing.Pacer, whose it is
+	seat    int // the same
 
 	closing sync.Once
 	closed  chan struct{}
@@ -77,7 +83,7 @@ func Dial(ctx context.Context, address string, config *tls.Config, timing Timing
 	}
 	c, err := secure(ctx, conn, config, tls.Client, timing)
 	if err == nil {
-		c.answers = true
+		c.dialled = true
 	}
 	return c, err
 }
@@ -238,10 +244,7 @@ func (c *Conn) need(n int) error {
 		c.start = 0
 	}
 	for c.end < n {
-		if err := c.conn.SetReadDeadline(time.Now().Add(c.timing.Silence)); err != nil {
-			return err
-		}
-		read, err := c.conn.Read(c.in[c.end:])
+		read, err := c.patientRead(c.in[c.end:])
 		c.end += read
 		if err != nil && c.end < n {
 			if c.end > 0 {
@@ -251,6 +254,31 @@ func (c *Conn) need(n int) error {
 		}
 	}
 	return nil
+}
+
+// patientRead reads what comes within the silence limit. To the side that has dialled
+// it is not silence while what it sends is acknowledged, up to a limit.
+func (c *Conn) patientRead(p []byte) (n int, err error) {
+	limit := c.timing.Silence
+	for wait, waited := limit, time.Duration(0); ; {
+		if err := c.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return 0, err
+		}
+		n, err := c.conn.Read(p)
+		if n > 0 || !c.dialled || !isTimeout(err) {
+			return n, err
+		}
+		waited += wait
+		unanswered := c.socket.Unanswered()
+		if wait = min(limit-unanswered, 2*limit-waited); wait <= 0 {
+			return n, err
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := err.(net.Error)
+	return ok && timeout.Timeout()
 }
 
 // more reads what can be had without waiting: TLS hands out one record at a time,
@@ -266,7 +294,7 @@ func (c *Conn) more() {
 }
 
 func (c *Conn) explain(err error) error {
-	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+	if isTimeout(err) {
 		return fmt.Errorf("nothing heard from %s for %s: %w", c.conn.RemoteAddr(), c.timing.Silence, err)
 	}
 	return err

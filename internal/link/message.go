@@ -25,6 +25,9 @@ type HelloMessage struct {
 	Build    string `json:"build,omitempty"` // the agent's own version
 	Node     string `json:"node,omitempty"`  // the machine it runs on
 	R        string `json:"r,omitempty"`     // R's version, if it is known yet
+	// Silence is for how many seconds the agent bears to hear nothing, while what it
+	// sends is acknowledged; 0 is SilenceLimit, acknowledged or not.
+	Silence int `json:"silence,omitempty"`
 }
 
 // WelcomeMessage answers a HelloMessage.
@@ -121,6 +124,7 @@ func Decode[M message](t Type, payload []byte) (M, error) {
 		m.Agent, m.Instance = clean(m.Agent, 253), clean(m.Instance, 64)
 		m.Group, m.Build = clean(m.Group, 63), clean(m.Build, 64)
 		m.Node, m.R = clean(m.Node, 253), clean(m.R, 32)
+		m.Silence = min(max(m.Silence, 0), 3600)
 		if m.Agent == "" || m.Instance == "" {
 			return *new(M), fmt.Errorf("%w: hello without the agent's name or instance", ErrProtocol)
 		}

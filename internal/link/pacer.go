@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// turns is how many times the Pacer gets up in each interval, at most: every 100 ms.
+	// turns is how many times the Pacer gets up in each interval, at most.
 	turns = 50
-	// turnSize is how many connections a turn has before the next one is made use of:
+	// turnSize is how many connections a turn has before the next one is made use of: some
 	// two milliseconds' work, so that a session's call waits no longer.
 	turnSize = 256
 )
@@ -24,12 +24,8 @@ type Pacer struct {
 	turns [turns][]*Conn
 }
 
-// NewPacer makes a Pacer that sends each connection a heartbeat in every interval, which
-// is HeartbeatInterval if it is 0.
+// NewPacer makes a Pacer that sends each connection a heartbeat in every interval.
 func NewPacer(interval time.Duration) *Pacer {
-	if interval == 0 {
-		interval = HeartbeatInterval
-	}
 	return &Pacer{interval: interval, filled: make(chan struct{}, 1)}
 }
 

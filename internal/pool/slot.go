@@ -145,6 +145,7 @@ func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 		p.mu.Unlock()
 		return nil, err
 	}
+	conn.Bears(time.Duration(hello.Silence) * time.Second)
 	conn.StartHeartbeat()
 	return s, nil
 }
