@@ -35,6 +35,7 @@ type agentCommand struct {
 	Workers int    `help:"Worker slots: how many R processes to keep." default:"1" env:"WORKER_AGENT_WORKERS"`
 	Name    string `help:"Name of this agent in tables, logs and R errors (default: the host name, on Kubernetes the pod's)." env:"WORKER_AGENT_NAME"`
 	Group   string `help:"Worker group that the slots belong to." env:"WORKER_AGENT_GROUP"`
+	Node    string `help:"Name of the machine in tables; on Kubernetes the node's, from the downward API's spec.nodeName." env:"WORKER_AGENT_NODE"`
 
 	installation
 	Startup []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" placeholder:"EXPR"`
@@ -157,7 +158,7 @@ func (c *agentCommand) Run(ctx context.Context) error {
 // agentConfig turns the flags into an agent's configuration.
 func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Registerer) (agent.Config, error) {
 	config := agent.Config{
-		Log: log, Metrics: agent.NewMetrics(registry), Name: c.Name, Instance: rand.Text(), Group: c.Group,
+		Log: log, Metrics: agent.NewMetrics(registry), Name: c.Name, Instance: rand.Text(), Group: c.Group, Node: c.Node,
 		Build: program.Version(), Slots: c.Workers,
 		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup},
 		Env:     os.Environ(), Dir: c.Dir,

@@ -27,6 +27,7 @@ type Config struct {
 	Instance string // random, of this start
 	Group    string
 	Build    string
+	Node     string // the machine it runs on, "" if that has no name
 	Slots    int
 	// Command is the worker's command line; the agent fills in Master and Port.
 	Command psock.Command
@@ -60,15 +61,23 @@ type Config struct {
 type Agent struct {
 	config Config
 	slots  []*slot
+	memory memory
 
 	mu        sync.Mutex
 	addresses []string
 	changed   chan struct{} // closed and replaced when addresses change
+
+	versionFound chan struct{} // closed when version is final
+	version      string        // R's, "" if it is not known
 }
 
 // New makes an Agent.
 func New(config Config) *Agent {
-	a := &Agent{config: config, changed: make(chan struct{})}
+	a := &Agent{config: config, changed: make(chan struct{}), versionFound: make(chan struct{})}
+	a.memory.age = config.Timing.Heartbeat / 2
+	if a.memory.age == 0 {
+		a.memory.age = link.HeartbeatInterval / 2
+	}
 	for i := range config.Slots {
 		a.slots = append(a.slots, newSlot(a, i))
 	}
@@ -94,6 +103,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	updates := make(chan []string)
 	group.Go(func() error { return a.config.Source.Run(running, updates) })
 	group.Go(func() error { return a.follow(running, updates) })
+	group.Go(func() error { return a.findVersion(running) })
 	group.Go(func() error { return a.supervise(running, hard) })
 	err := group.Wait()
 	if ctx.Err() != nil {

@@ -65,12 +65,16 @@ func (s *slot) connection(ctx context.Context, address string) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := s.introduce(conn); err != nil {
+	welcome, err := s.introduce(conn)
+	if err != nil {
 		return err
 	}
 	// Not before it has answered: a connection that waits to be accepted has no owner.
 	if err := s.agent.trusted(conn); err != nil {
 		return err
+	}
+	if welcome.Usage {
+		conn.AtBeat(func() bool { return s.tellUsage(conn) })
 	}
 	conn.StartHeartbeat()
 	s.connected(ctx, conn)
@@ -111,32 +115,33 @@ func (s *slot) connected(ctx context.Context, conn *link.Conn) {
 	tell(ctx, conn, link.State, state)
 }
 
-func (s *slot) introduce(conn *link.Conn) error {
+func (s *slot) introduce(conn *link.Conn) (welcome link.WelcomeMessage, err error) {
 	config := s.agent.config
 	limit := time.AfterFunc(link.HandshakeLimit, func() { conn.Close() })
 	defer limit.Stop()
-	err := conn.Send(link.Hello, link.HelloMessage{
+	err = conn.Send(link.Hello, link.HelloMessage{
 		Version: link.Version, Agent: config.Name, Instance: config.Instance,
 		Slot: s.index, Slots: config.Slots, Group: config.Group, Build: config.Build,
+		Node: config.Node, R: s.agent.knownVersion(), Silence: int(link.Patience / time.Second),
 	})
 	if err != nil {
-		return err
+		return welcome, err
 	}
 	frame, err := conn.Next()
 	if err != nil {
-		return fmt.Errorf("waiting for the rendezvous' answer: %w", err)
+		return welcome, fmt.Errorf("waiting for the rendezvous' answer: %w", err)
 	}
 	switch frame.Type {
 	case link.Welcome:
-		return nil
+		return link.Decode[link.WelcomeMessage](frame.Type, frame.Payload)
 	case link.Reject:
 		reject, err := link.Decode[link.RejectMessage](frame.Type, frame.Payload)
 		if err != nil {
-			return err
+			return welcome, err
 		}
-		return fmt.Errorf("the rendezvous refused this slot: %s", reject.Reason)
+		return welcome, fmt.Errorf("the rendezvous refused this slot: %s", reject.Reason)
 	default:
-		return fmt.Errorf("%w: the rendezvous answered hello with %s", link.ErrProtocol, frame.Type)
+		return welcome, fmt.Errorf("%w: the rendezvous answered hello with %s", link.ErrProtocol, frame.Type)
 	}
 }
 

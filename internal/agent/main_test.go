@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,9 +35,22 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// versions is what Rscript --version says, before R 4.2 and after.
+var versions = map[string]string{
+	"echo": "Rscript (R) version 4.5.1 Patched (2025-06-13 r88315)",
+	"deaf": "R scripting front-end version 4.1.2 (2021-11-01)",
+}
+
+// ballast is what poseAsR takes when it is sent "grow".
+var ballast []byte
+
 // poseAsR connects as R does and sends back what it is sent, until the connection
 // ends or it is sent "die".
 func poseAsR(how string, args []string) int {
+	if slices.Contains(args, "--version") {
+		fmt.Fprintln(os.Stderr, versions[how])
+		return 0
+	}
 	if how == "broken" {
 		fmt.Fprintln(os.Stderr, "this R is broken")
 		return 3
@@ -63,6 +77,9 @@ func poseAsR(how string, args []string) int {
 		n, err := conn.Read(p)
 		if err != nil {
 			return 0
+		}
+		if bytes.Contains(p[:n], []byte("grow")) {
+			ballast = bytes.Repeat([]byte{1}, 100<<20)
 		}
 		if bytes.Contains(p[:n], []byte("die")) {
 			fmt.Fprintln(os.Stderr, "last words")

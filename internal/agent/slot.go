@@ -33,6 +33,7 @@ type slot struct {
 	conn     *link.Conn // nil while not connected
 	worker   *worker    // nil while there is none
 	draining bool
+	told     usage // what the rendezvous knows
 }
 
 func newSlot(a *Agent, index int) *slot {
@@ -128,7 +129,7 @@ func (s *slot) keepRunning(ctx, hard context.Context) {
 		failed = false
 		s.setWorker(w)
 		s.log.Info("worker ready", zap.Int("pid", w.process.PID()), zap.Duration("took", time.Since(w.started)))
-		s.announce(hard, link.StateMessage{State: link.Warm, PID: w.process.PID()})
+		s.announce(hard, link.StateMessage{State: link.Warm, PID: w.process.PID(), R: s.agent.awaitVersion(ctx)})
 		s.await(ctx, hard, w)
 		exit := w.end(hard)
 		s.setWorker(nil)

@@ -26,9 +26,9 @@ func state() api.State {
 	return api.State{
 		Build: "1.0", Backend: "netlink",
 		Workers: []pool.Snapshot{
-			{Agent: "pod-a", Slot: 0, State: pool.Bound, Since: now.Add(-90 * time.Second), PID: 12, Cluster: "cluster 1 (port 11562)"},
+			{Agent: "pod-a", Slot: 0, State: pool.Bound, Since: now.Add(-90 * time.Second), PID: 12, Cluster: "cluster 1 (port 11562)", Node: "node-1", RVersion: "4.2.2", MemoryBytes: 3 << 29},
 			{Agent: "pod-a", Slot: 1, State: pool.Failed, Reason: "no Rscript", Since: now},
-			{Agent: "pod-b", Slot: 0, State: pool.Warm, Since: now.Add(-time.Second), PID: 13, LastExit: "killed by signal 9"},
+			{Agent: "pod-b", Slot: 0, State: pool.Warm, Since: now.Add(-time.Second), PID: 13, LastExit: "killed by signal 9", Deaths: 2, MemoryBytes: 51 << 20},
 		},
 		Pods: []pods.Pod{{Name: "pod-c", Reason: "Unschedulable: 0/2 nodes are available"}},
 		Clusters: []broker.ClusterSnapshot{{
@@ -133,17 +133,17 @@ func TestTable(t *testing.T) {
 		want  string
 	}{
 		{state(), `
-WORKER   STATE   FOR    PID  CALLS  BUSY  CLUSTER                 REASON
-pod-a/0  busy    1m30s  12   7      2s    cluster 1 (port 11562)  -
-pod-a/1  failed  -      -    -      -     -                       no Rscript
-pod-b/0  warm    1s     13   -      -     -                       last worker: killed by signal 9
-pod-c    pod     -      -    -      -     -                       Unschedulable: 0/2 nodes are available
+WORKER   NODE    STATE   FOR    PID  MEMORY  CALLS  BUSY  CLUSTER                 REASON
+pod-a/0  node-1  busy    1m30s  12   1.5GiB  7      2s    cluster 1 (port 11562)  -
+pod-a/1  -       failed  -      -    -       -      -     -                       no Rscript
+pod-b/0  -       warm    1s     13   51MiB   -      -     -                       last worker: killed by signal 9
+pod-c    -       pod     -      -    -       -      -     -                       Unschedulable: 0/2 nodes are available
 
 CLUSTER  PORT   USER  FOR     NODES  WAITING  CALLS  UNMET DEMAND
 1        11562  1000  1h0m0s  2      1        7      1 of 2 workers are ready
 `},
 		{api.State{}, `
-WORKER  STATE  FOR  PID  CALLS  BUSY  CLUSTER  REASON
+WORKER  NODE  STATE  FOR  PID  MEMORY  CALLS  BUSY  CLUSTER  REASON
 (no worker agent is connected)
 
 CLUSTER  PORT  USER  FOR  NODES  WAITING  CALLS  UNMET DEMAND

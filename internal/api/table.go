@@ -20,7 +20,7 @@ func WriteTable(out io.Writer, state State, now time.Time) error {
 			}
 		}
 	}
-	fmt.Fprintln(w, "WORKER\tSTATE\tFOR\tPID\tCALLS\tBUSY\tCLUSTER\tREASON")
+	fmt.Fprintln(w, "WORKER\tNODE\tSTATE\tFOR\tPID\tMEMORY\tCALLS\tBUSY\tCLUSTER\tREASON")
 	for _, s := range state.Workers {
 		name := fmt.Sprintf("%s/%d", s.Agent, s.Slot)
 		what := string(s.State)
@@ -32,11 +32,11 @@ func WriteTable(out io.Writer, state State, now time.Time) error {
 		if reason == "" && s.LastExit != "" {
 			reason = "last worker: " + s.LastExit
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, what, age(now, s.Since),
-			dash(s.PID), dash(int(a.Calls)), duration(a.BusyTime), text(s.Cluster), text(reason))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, text(s.Node), what, age(now, s.Since),
+			dash(s.PID), memory(s.MemoryBytes), dash(int(a.Calls)), duration(a.BusyTime), text(s.Cluster), text(reason))
 	}
 	for _, p := range state.Pods {
-		fmt.Fprintf(w, "%s\tpod\t-\t-\t-\t-\t-\t%s\n", p.Name, text(p.Reason))
+		fmt.Fprintf(w, "%s\t-\tpod\t-\t-\t-\t-\t-\t-\t%s\n", p.Name, text(p.Reason))
 	}
 	if len(state.Workers) == 0 {
 		fmt.Fprintln(w, "(no worker agent is connected)")
@@ -70,6 +70,19 @@ func duration(d time.Duration) string {
 		return d.Round(100 * time.Millisecond).String()
 	default:
 		return d.Round(time.Second).String()
+	}
+}
+
+// memory is a number of bytes as people read it.
+func memory(bytes int64) string {
+	const mib, gib = 1 << 20, 1 << 30
+	switch {
+	case bytes == 0:
+		return "-"
+	case bytes < gib:
+		return fmt.Sprintf("%dMiB", (bytes+mib/2)/mib)
+	default:
+		return fmt.Sprintf("%.1fGiB", float64(bytes)/gib)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/socket"
@@ -20,9 +21,15 @@ import (
 // cannot do this: it also counts the time in which a live peer's window is closed
 // (tcp(7)), and an R session that computes for minutes before it reads a result
 // does just that.
+//
+// The side that was dialled has thousands to speak to, and speaks every PacerInterval.
+// In between, the other one hears from its kernel that it is there: what a heartbeat is
+// to tell is acknowledged. Patience is how long that is enough.
 const (
 	HeartbeatInterval = 5 * time.Second
 	SilenceLimit      = 13 * time.Second
+	PacerInterval     = 14 * time.Second // no multiple of HeartbeatInterval, see heard
+	Patience          = 2 * SilenceLimit
 	// HandshakeLimit bounds the way to TLS, and then again that to Welcome.
 	HandshakeLimit = 5 * time.Second
 )
@@ -31,6 +38,8 @@ const (
 type Timing struct {
 	Heartbeat time.Duration
 	Silence   time.Duration
+	// Pacer, if not nil, sends the heartbeats, at its pace.
+	Pacer *Pacer
 }
 
 // Conn is a connection that carries frames. One goroutine may read; any number
@@ -49,7 +58,14 @@ type Conn struct {
 	writing sync.Mutex
 	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
 
-	beating bool // guarded by writing
+	beats   *time.Timer // calls beat
+	beating atomic.Bool // StartHeartbeat was called
+	dialled bool
+	paced   bool // by timing.Pacer
+	atBeat  func() (spoke bool)
+	turn    int // guarded by timing.Pacer, whose it is
+	seat    int // the same
+
 	closing sync.Once
 	closed  chan struct{}
 }
@@ -65,7 +81,11 @@ func Dial(ctx context.Context, address string, config *tls.Config, timing Timing
 	if err != nil {
 		return nil, err
 	}
-	return secure(ctx, conn, config, tls.Client, timing)
+	c, err := secure(ctx, conn, config, tls.Client, timing)
+	if err == nil {
+		c.dialled = true
+	}
+	return c, err
 }
 
 // Accept makes a Conn of an accepted TCP connection, with TLS when config is not
@@ -97,6 +117,7 @@ func secure(ctx context.Context, conn net.Conn, config *tls.Config, side func(ne
 		conn.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", conn.RemoteAddr(), err)
 	}
+	r.shrink() // of what the handshake took
 	return newConn(encrypted, s, r, timing), nil
 }
 
@@ -107,40 +128,13 @@ func newConn(conn net.Conn, s *socket.Conn, r *records, timing Timing) *Conn {
 	if timing.Silence == 0 {
 		timing.Silence = SilenceLimit
 	}
-	return &Conn{
+	c := &Conn{
 		conn: conn, socket: s, records: r, timing: timing,
 		in: make([]byte, idleBuffer), closed: make(chan struct{}),
 	}
-}
-
-// StartHeartbeat begins the heartbeats, after the handshake: before it the other
-// side is a stranger, which HandshakeLimit bounds.
-func (c *Conn) StartHeartbeat() {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	if !c.beating {
-		c.beating = true
-		time.AfterFunc(c.timing.Heartbeat, c.beat)
-	}
-}
-
-func (c *Conn) beat() {
-	select {
-	case <-c.closed:
-		return
-	default:
-	}
-	// A write that is under way says the same, and if it is stuck, the other side
-	// is not reading and does not wait for us either.
-	if c.writing.TryLock() {
-		err := c.writeSmall(Heartbeat, nil)
-		c.writing.Unlock()
-		if err != nil {
-			c.Close()
-			return
-		}
-	}
-	time.AfterFunc(c.timing.Heartbeat, c.beat)
+	c.beats = time.AfterFunc(time.Hour, c.beat)
+	c.beats.Stop()
+	return c
 }
 
 // RemoteAddr is the other side's address.
@@ -167,6 +161,7 @@ func (c *Conn) Close() error {
 	var err error
 	c.closing.Do(func() {
 		close(c.closed)
+		c.stopHeartbeat()
 		// The socket, not the TLS connection: its Close waits up to 5 s to send a
 		// farewell to a peer that may be gone.
 		err = c.socket.Close()
@@ -200,6 +195,7 @@ func (c *Conn) Next() (Frame, error) {
 		c.start += HeaderSize
 		switch t {
 		case Heartbeat:
+			c.heard()
 			continue
 		case Data:
 			c.remaining = length
@@ -248,10 +244,7 @@ func (c *Conn) need(n int) error {
 		c.start = 0
 	}
 	for c.end < n {
-		if err := c.conn.SetReadDeadline(time.Now().Add(c.timing.Silence)); err != nil {
-			return err
-		}
-		read, err := c.conn.Read(c.in[c.end:])
+		read, err := c.patientRead(c.in[c.end:])
 		c.end += read
 		if err != nil && c.end < n {
 			if c.end > 0 {
@@ -261,6 +254,31 @@ func (c *Conn) need(n int) error {
 		}
 	}
 	return nil
+}
+
+// patientRead reads what comes within the silence limit. To the side that has dialled
+// it is not silence while what it sends is acknowledged, up to a limit.
+func (c *Conn) patientRead(p []byte) (n int, err error) {
+	limit := c.timing.Silence
+	for wait, waited := limit, time.Duration(0); ; {
+		if err := c.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return 0, err
+		}
+		n, err := c.conn.Read(p)
+		if n > 0 || !c.dialled || !isTimeout(err) {
+			return n, err
+		}
+		waited += wait
+		unanswered := c.socket.Unanswered()
+		if wait = min(limit-unanswered, 2*limit-waited); wait <= 0 {
+			return n, err
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := err.(net.Error)
+	return ok && timeout.Timeout()
 }
 
 // more reads what can be had without waiting: TLS hands out one record at a time,
@@ -276,7 +294,7 @@ func (c *Conn) more() {
 }
 
 func (c *Conn) explain(err error) error {
-	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+	if isTimeout(err) {
 		return fmt.Errorf("nothing heard from %s for %s: %w", c.conn.RemoteAddr(), c.timing.Silence, err)
 	}
 	return err
@@ -304,6 +322,18 @@ func (c *Conn) Shrink() {
 
 // Send writes a frame with a JSON payload.
 func (c *Conn) Send(t Type, message any) error {
+	frame, err := encode(t, message)
+	if err != nil {
+		return err
+	}
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	_, err = c.conn.Write(frame)
+	return err
+}
+
+// encode makes a frame with a JSON payload.
+func encode(t Type, message any) ([]byte, error) {
 	if exit, ok := message.(ExitMessage); ok {
 		message = exit.bounded() // it quotes what R wrote
 	}
@@ -311,19 +341,16 @@ func (c *Conn) Send(t Type, message any) error {
 	encoder := json.NewEncoder(&encoded)
 	encoder.SetEscapeHTML(false) // six bytes for each <
 	if err := encoder.Encode(message); err != nil {
-		return fmt.Errorf("%s frame: %w", t, err)
+		return nil, fmt.Errorf("%s frame: %w", t, err)
 	}
 	payload := bytes.TrimSuffix(encoded.Bytes(), []byte("\n"))
 	if len(payload) > MaxControl {
-		return fmt.Errorf("%s frame: %d bytes, at most %d fit", t, len(payload), MaxControl)
+		return nil, fmt.Errorf("%s frame: %d bytes, at most %d fit", t, len(payload), MaxControl)
 	}
 	frame := make([]byte, HeaderSize+len(payload))
 	putHeader(frame, t, len(payload))
 	copy(frame[HeaderSize:], payload)
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	_, err := c.conn.Write(frame)
-	return err
+	return frame, nil
 }
 
 // SendNumber writes a Reserve, Reserved or Release frame.

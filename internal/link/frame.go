@@ -38,13 +38,15 @@ const (
 	Exit Type = 10
 	// Heartbeat says only that the sender is there. Either direction, no payload.
 	Heartbeat Type = 11
+	// Usage says what the worker takes, agent to rendezvous: a JSON Usage.
+	Usage Type = 12
 )
 
 func (t Type) String() string {
 	names := [...]string{
 		Hello: "hello", Welcome: "welcome", Reject: "reject", State: "state",
 		Reserve: "reserve", Reserved: "reserved", Release: "release",
-		Data: "data", EOF: "eof", Exit: "exit", Heartbeat: "heartbeat",
+		Data: "data", EOF: "eof", Exit: "exit", Heartbeat: "heartbeat", Usage: "usage",
 	}
 	if int(t) < len(names) && names[t] != "" {
 		return names[t]
@@ -87,7 +89,7 @@ func parseHeader(src []byte) (Type, int, error) {
 	switch t {
 	case Data:
 		limit = MaxData
-	case Hello, Welcome, Reject, State, Exit:
+	case Hello, Welcome, Reject, State, Exit, Usage:
 		limit = MaxControl
 	case Reserve, Reserved, Release:
 		if length != 4 {

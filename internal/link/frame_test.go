@@ -16,7 +16,7 @@ import (
 
 // exchange sends message as a frame of type t and returns what is decoded at the
 // other end.
-func exchange[M link.HelloMessage | link.WelcomeMessage | link.RejectMessage | link.StateMessage | link.ExitMessage](t *testing.T, from, to *link.Conn, kind link.Type, message M) {
+func exchange[M message](t *testing.T, from, to *link.Conn, kind link.Type, message M) {
 	t.Helper()
 	if err := from.Send(kind, message); err != nil {
 		t.Fatal(err)
@@ -35,13 +35,14 @@ func TestControlFrames(t *testing.T) {
 	plainAndTLS(t, func(t *testing.T, c configs) {
 		agent, rendezvous := pair(t, c, link.Timing{})
 		exchange(t, agent, rendezvous, link.Hello, link.HelloMessage{
-			Version: link.Version, Agent: "worker-x", Instance: "ab12", Slot: 1, Slots: 2, Group: "gpu", Build: "1.0",
+			Version: link.Version, Agent: "worker-x", Instance: "ab12", Slot: 1, Slots: 2, Group: "gpu", Build: "1.0", Node: "node-1", R: "4.2.2",
 		})
-		exchange(t, rendezvous, agent, link.Welcome, link.WelcomeMessage{Version: link.Version, Build: "1.0"})
+		exchange(t, rendezvous, agent, link.Welcome, link.WelcomeMessage{Version: link.Version, Build: "1.0", Usage: true})
 		exchange(t, rendezvous, agent, link.Reject, link.RejectMessage{Reason: "the pool is full"})
 		for _, state := range []link.WorkerState{link.Installing, link.Starting, link.Warm, link.Failed, link.Draining} {
-			exchange(t, agent, rendezvous, link.State, link.StateMessage{State: state, Reason: "because", PID: 42})
+			exchange(t, agent, rendezvous, link.State, link.StateMessage{State: state, Reason: "because", PID: 42, R: "4.2.2"})
 		}
+		exchange(t, agent, rendezvous, link.Usage, link.UsageMessage{MemoryBytes: 50 << 20})
 		exchange(t, agent, rendezvous, link.Exit, link.ExitMessage{Cause: "exit code 1", Lines: []string{"Fehler: ß", "two"}})
 		exchange(t, agent, rendezvous, link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true})
 
@@ -125,12 +126,13 @@ func TestRefusedHeaders(t *testing.T) {
 		says        string
 	}{
 		{"type 0", "\x00\x00\x00\x00", "unknown frame type 0"},
-		{"first unknown type", "\x0c\x00\x00\x00", "unknown frame type 12"},
+		{"first unknown type", "\x0d\x00\x00\x00", "unknown frame type 13"},
 		{"last type", "\xff\x00\x00\x00", "unknown frame type 255"},
 		{"plain HTTP", "GET / HTTP/1.1\r\n\r\n", "unknown frame type 71"},
 		{"a TLS client", "\x16\x03\x01\x00\xff", "unknown frame type 22"},
 		{"hello too long", "\x01\x00\x40\x01", "a hello frame has 16385 bytes, at most 16384"},
 		{"exit as long as it goes", "\x0a\xff\xff\xff", "exit frame has 16777215 bytes"},
+		{"usage too long", "\x0c\x00\x40\x01", "a usage frame has 16385 bytes, at most 16384"},
 		{"data too long", "\x08\x04\x00\x01", "a data frame has 262145 bytes, at most 262144"},
 		{"reserve of 3 bytes", "\x05\x00\x00\x03", "a reserve frame has 3 bytes, want 4"},
 		{"reserved of 5 bytes", "\x06\x00\x00\x05", "a reserved frame has 5 bytes, want 4"},

@@ -23,12 +23,18 @@ type HelloMessage struct {
 	Slots    int    `json:"slots"` // how many slots the agent has
 	Group    string `json:"group,omitempty"`
 	Build    string `json:"build,omitempty"` // the agent's own version
+	Node     string `json:"node,omitempty"`  // the machine it runs on
+	R        string `json:"r,omitempty"`     // R's version, if it is known yet
+	// Silence is for how many seconds the agent bears to hear nothing, while what it
+	// sends is acknowledged; 0 is SilenceLimit, acknowledged or not.
+	Silence int `json:"silence,omitempty"`
 }
 
 // WelcomeMessage answers a HelloMessage.
 type WelcomeMessage struct {
 	Version int    `json:"version"`
 	Build   string `json:"build,omitempty"`
+	Usage   bool   `json:"usage,omitempty"` // Usage frames are taken
 }
 
 // RejectMessage says why a Hello is not served.
@@ -53,6 +59,12 @@ type StateMessage struct {
 	State  WorkerState `json:"state"`
 	Reason string      `json:"reason,omitempty"`
 	PID    int         `json:"pid,omitempty"` // of the R process, in the agent's PID namespace
+	R      string      `json:"r,omitempty"`   // its version
+}
+
+// UsageMessage says what the worker takes.
+type UsageMessage struct {
+	MemoryBytes int64 `json:"memoryBytes"` // resident memory of its process group
 }
 
 // ExitMessage says how a worker ended.
@@ -93,10 +105,15 @@ func (m ExitMessage) bounded() ExitMessage {
 	return m
 }
 
+// message is every payload that is JSON.
+type message interface {
+	HelloMessage | WelcomeMessage | RejectMessage | StateMessage | ExitMessage | UsageMessage
+}
+
 // Decode parses the JSON payload of a frame of type t. Text that will reach a
 // log, a metric or an R session is bounded and freed of control characters here,
 // since the other side is trusted to be a worker, not to be well.
-func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | ExitMessage](t Type, payload []byte) (M, error) {
+func Decode[M message](t Type, payload []byte) (M, error) {
 	var m M
 	if err := json.Unmarshal(payload, &m); err != nil {
 		// The error quotes what it does not understand.
@@ -106,6 +123,8 @@ func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | Exi
 	case *HelloMessage:
 		m.Agent, m.Instance = clean(m.Agent, 253), clean(m.Instance, 64)
 		m.Group, m.Build = clean(m.Group, 63), clean(m.Build, 64)
+		m.Node, m.R = clean(m.Node, 253), clean(m.R, 32)
+		m.Silence = min(max(m.Silence, 0), 3600)
 		if m.Agent == "" || m.Instance == "" {
 			return *new(M), fmt.Errorf("%w: hello without the agent's name or instance", ErrProtocol)
 		}
@@ -117,7 +136,7 @@ func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | Exi
 	case *RejectMessage:
 		m.Reason = clean(m.Reason, 512)
 	case *StateMessage:
-		m.Reason = clean(m.Reason, 512)
+		m.Reason, m.R = clean(m.Reason, 512), clean(m.R, 32)
 		switch m.State {
 		case Installing, Starting, Warm, Failed, Draining:
 		default:
@@ -125,6 +144,10 @@ func Decode[M HelloMessage | WelcomeMessage | RejectMessage | StateMessage | Exi
 		}
 	case *ExitMessage:
 		*m = m.bounded()
+	case *UsageMessage:
+		if m.MemoryBytes < 0 {
+			return *new(M), fmt.Errorf("%w: usage of %d bytes", ErrProtocol, m.MemoryBytes)
+		}
 	}
 	return m, nil
 }

@@ -14,7 +14,7 @@ import (
 
 // message is any of the payloads that Decode knows.
 type message interface {
-	link.HelloMessage | link.WelcomeMessage | link.RejectMessage | link.StateMessage | link.ExitMessage
+	link.HelloMessage | link.WelcomeMessage | link.RejectMessage | link.StateMessage | link.ExitMessage | link.UsageMessage
 }
 
 func TestDecodeHello(t *testing.T) {
@@ -29,8 +29,8 @@ func TestDecodeHello(t *testing.T) {
 		{"the last slot", `{` + who + `,"slot":1023,"slots":1024}`, link.HelloMessage{Version: 1, Agent: "a", Instance: "i", Slot: 1023, Slots: 1024}},
 		{"unknown fields", `{` + who + `,"slots":1,"new":{}}`, link.HelloMessage{Version: 1, Agent: "a", Instance: "i", Slots: 1}},
 		{
-			"long names", `{"agent":"` + long + `","instance":"` + long + `","group":"` + long + `","build":"` + long + `","slots":1}`,
-			link.HelloMessage{Agent: long[:253], Instance: long[:64], Group: long[:63], Build: long[:64], Slots: 1},
+			"long names", `{"agent":"` + long + `","instance":"` + long + `","group":"` + long + `","build":"` + long + `","node":"` + long + `","r":"` + long + `","slots":1}`,
+			link.HelloMessage{Agent: long[:253], Instance: long[:64], Group: long[:63], Build: long[:64], Node: long[:253], R: long[:32], Slots: 1},
 		},
 		{"control characters", `{"agent":"a\u001b[31m\n","instance":"i\u0000","slots":1}`, link.HelloMessage{Agent: "a [31m ", Instance: "i ", Slots: 1}},
 		{"no slots", `{` + who + `}`, link.HelloMessage{}},
@@ -134,6 +134,18 @@ func TestDecodeStates(t *testing.T) {
 	}
 }
 
+func TestDecodeUsage(t *testing.T) {
+	t.Parallel()
+	for payload, wanted := range map[string]int64{
+		`{"memoryBytes":0}`: 0, `{}`: 0, `{"memoryBytes":52428800}`: 50 << 20, `{"memoryBytes":9223372036854775807}`: 1<<63 - 1,
+	} {
+		check(t, link.Usage, payload, link.UsageMessage{MemoryBytes: wanted}, false)
+	}
+	for _, payload := range []string{`{"memoryBytes":-1}`, `{"memoryBytes":9223372036854775808}`, `{"memoryBytes":1.5}`, `{"memoryBytes":"1"}`, ``} {
+		check(t, link.Usage, payload, link.UsageMessage{}, true)
+	}
+}
+
 // Of many lines the last ones tell how it ended.
 func TestDecodeLastLines(t *testing.T) {
 	t.Parallel()
@@ -157,7 +169,7 @@ func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
 		`{"version":1,"agent":"a\u001b","instance":"i","slot":0,"slots":1,"group":"g","build":"b"}`,
 		`{"version":1,"build":"\u202e"}`, `{"reason":"x\n"}`, `{"state":"warm","reason":"\ud800","pid":1}`,
-		`{"cause":"c","expected":true,"lines":["a","b\u0000"]}`, `null`, `[1e999]`, "{\"reason\":\"\xff\"}",
+		`{"cause":"c","expected":true,"lines":["a","b\u0000"]}`, `{"memoryBytes":-1}`, `{"slots":1,"node":"n\n","r":"4.2.2"}`, `null`, `[1e999]`, "{\"reason\":\"\xff\"}",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -166,7 +178,8 @@ func FuzzDecode(f *testing.F) {
 			if m.Agent == "" || m.Instance == "" || m.Slot < 0 || m.Slot >= m.Slots || m.Slots > 1024 {
 				t.Errorf("accepted %+v", m)
 			}
-			fit(t, 253, m.Agent)
+			fit(t, 253, m.Agent, m.Node)
+			fit(t, 32, m.R)
 			fit(t, 64, m.Instance, m.Build)
 			fit(t, 63, m.Group)
 		}
@@ -178,6 +191,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		if m, ok := fuzzOne[link.StateMessage](t, link.State, payload); ok {
 			fit(t, 10, string(m.State))
+			fit(t, 32, m.R)
 			fit(t, 512, m.Reason)
 		}
 		if m, ok := fuzzOne[link.ExitMessage](t, link.Exit, payload); ok {
@@ -186,6 +200,9 @@ func FuzzDecode(f *testing.F) {
 			if len(m.Lines) > 20 {
 				t.Errorf("%d lines", len(m.Lines))
 			}
+		}
+		if m, ok := fuzzOne[link.UsageMessage](t, link.Usage, payload); ok && m.MemoryBytes < 0 {
+			t.Errorf("accepted %+v", m)
 		}
 	})
 }

@@ -46,7 +46,7 @@ func (r *records) Read(p []byte) (int, error) {
 		}
 		r.left = r.next()
 		if r.left > len(r.in) && len(r.in) < maxRecord {
-			r.resize(maxRecord)
+			r.resize(min(r.left, maxRecord))
 		}
 	}
 	if err := r.fill(1); err != nil {

@@ -108,8 +108,8 @@ func TestGivenToOneThatGivesUp(t *testing.T) {
 			if test.want == Warm {
 				free = 1
 			}
-			if len(p.warm) != free || len(p.queue) != 0 {
-				t.Errorf("%d on the free list, want %d; %d wait", len(p.warm), free, len(p.queue))
+			if p.warm.size() != free || len(p.queue) != 0 {
+				t.Errorf("%d on the free list, want %d; %d wait", p.warm.size(), free, len(p.queue))
 			}
 		})
 	}
@@ -151,12 +151,12 @@ func TestReleaseOfAReplacedWorker(t *testing.T) {
 	s.onState(link.StateMessage{State: link.Warm}) // over, and free again
 	second := mustTake(t, p)
 	first.Release()
-	if len(p.warm) != 0 || s.holder != second {
-		t.Errorf("%d on the free list, held by the second caller: %v", len(p.warm), s.holder == second)
+	if p.warm.size() != 0 || s.holder != second {
+		t.Errorf("%d on the free list, held by the second caller: %v", p.warm.size(), s.holder == second)
 	}
 	second.Release()
-	if len(p.warm) != 1 || s.state != Warm {
-		t.Errorf("%d on the free list, %s", len(p.warm), s.state)
+	if p.warm.size() != 1 || s.state != Warm {
+		t.Errorf("%d on the free list, %s", p.warm.size(), s.state)
 	}
 }
 

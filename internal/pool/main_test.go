@@ -87,7 +87,7 @@ type agent struct {
 }
 
 func hello(name string) link.HelloMessage {
-	return link.HelloMessage{Version: link.Version, Agent: name, Instance: "of-" + name, Slots: 1, Group: "group", Build: "1.0"}
+	return link.HelloMessage{Version: link.Version, Agent: name, Instance: "of-" + name, Slots: 1, Group: "group", Build: "1.0", Node: "node"}
 }
 
 // dial connects and says hello, no more.

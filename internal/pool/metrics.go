@@ -47,18 +47,24 @@ func (m *Metrics) attach(p *Pool) {
 			"Nodes of R sessions that wait for a warm worker.", nil, nil),
 		busy: prometheus.NewDesc("rendezvous_worker_busy_seconds_total",
 			"Time that a slot's workers have spent in calls which they have finished.", []string{"worker"}, nil),
+		memory: prometheus.NewDesc("rendezvous_workers_memory_bytes",
+			"Resident memory of all workers together, as their agents have told.", nil, nil),
+		largest: prometheus.NewDesc("rendezvous_largest_worker_memory_bytes",
+			"Resident memory of the worker that takes most.", nil, nil),
 	})
 }
 
 type collector struct {
-	pool                   *Pool
-	workers, waiting, busy *prometheus.Desc
+	pool                                    *Pool
+	workers, waiting, busy, memory, largest *prometheus.Desc
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.workers
 	ch <- c.waiting
 	ch <- c.busy
+	ch <- c.memory
+	ch <- c.largest
 }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
@@ -67,7 +73,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.workers, prometheus.GaugeValue, float64(states[state]), string(state))
 	}
 	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(waiting))
-	for worker, busy := range c.pool.busy() {
+	busy, memory, largest := c.pool.figures()
+	for worker, busy := range busy {
 		ch <- prometheus.MustNewConstMetric(c.busy, prometheus.CounterValue, busy.Seconds(), worker)
 	}
+	ch <- prometheus.MustNewConstMetric(c.memory, prometheus.GaugeValue, memory)
+	ch <- prometheus.MustNewConstMetric(c.largest, prometheus.GaugeValue, largest)
 }

@@ -58,7 +58,7 @@ type Pool struct {
 
 	mu      sync.Mutex
 	slots   map[key]*slot
-	warm    []*slot   // free, longest waiting first
+	warm    free
 	queue   []*Tenant // that wait for a worker, oldest first
 	counts  map[State]int
 	number  uint32           // reservation numbers
@@ -166,7 +166,7 @@ func (p *Pool) offer(s *slot) {
 	}
 	s.heir = nil
 	p.setState(s, Warm, "")
-	p.warm = append(p.warm, s)
+	p.warm.put(s)
 	p.balance()
 }
 
@@ -175,16 +175,6 @@ func (p *Pool) disinherit(s *slot) {
 	if u := s.heir; u != nil {
 		s.heir = nil
 		p.unpromise(u)
-	}
-}
-
-// withdraw takes s off the free list. Called with the lock held.
-func (p *Pool) withdraw(s *slot) {
-	for i, other := range p.warm {
-		if other == s {
-			p.warm = append(p.warm[:i], p.warm[i+1:]...)
-			return
-		}
 	}
 }
 
@@ -229,7 +219,7 @@ func (p *Pool) remove(s *slot) {
 		return
 	}
 	close(s.lost)
-	p.withdraw(s)
+	p.warm.remove(s)
 	p.disinherit(s)
 	p.setState(s, "", "")
 	delete(p.slots, key{s.hello.Instance, s.hello.Slot})
@@ -246,6 +236,15 @@ type Snapshot struct {
 	Since   time.Time `json:"since"`
 	PID     int       `json:"pid,omitempty"`
 	Build   string    `json:"build,omitempty"`
+	Node    string    `json:"node,omitempty"` // the machine
+	// RVersion is R's, "" while the agent has not told.
+	RVersion string `json:"rVersion,omitempty"`
+	// MemoryBytes is the resident memory of the worker's process group, 0 while it
+	// is not known.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// Deaths counts the slot's workers that ended without having been asked to, since
+	// its connection is there.
+	Deaths int `json:"deaths,omitempty"`
 	// LastExit says how the slot's previous worker ended, when nobody had asked
 	// it to.
 	LastExit string `json:"lastExit,omitempty"`
@@ -264,8 +263,9 @@ func (p *Pool) Workers() []Snapshot {
 		}
 		all = append(all, Snapshot{
 			Agent: s.hello.Agent, Slot: s.hello.Slot, Group: s.hello.Group,
-			Address: s.conn.RemoteAddr().String(), State: s.state, Reason: s.reason,
+			Address: s.address, State: s.state, Reason: s.reason,
 			Since: s.since, PID: s.pid, Build: s.hello.Build, LastExit: s.lastExit, Cluster: cluster,
+			Node: s.hello.Node, RVersion: s.hello.R, MemoryBytes: s.memory, Deaths: s.deaths,
 		})
 	}
 	p.mu.Unlock()
@@ -293,14 +293,17 @@ func (p *Pool) Counts() (states map[State]int, waiting int) {
 	return states, waiting
 }
 
-// busy is the time that each slot's workers have been busy. An agent that was
-// restarted may be there twice for a moment, under one name.
-func (p *Pool) busy() map[string]time.Duration {
+// figures is the time that each slot's workers have been busy, and the memory that
+// all take together and the largest. An agent that was restarted may be there twice
+// for a moment, under one name.
+func (p *Pool) figures() (busy map[string]time.Duration, memory, largest float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	all := make(map[string]time.Duration, len(p.slots))
+	busy = make(map[string]time.Duration, len(p.slots))
 	for _, s := range p.slots {
-		all[s.name()] += s.busy
+		busy[s.name()] += s.busy
+		memory += float64(s.memory)
+		largest = max(largest, float64(s.memory))
 	}
-	return all
+	return busy, memory, largest
 }

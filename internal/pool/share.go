@@ -196,15 +196,14 @@ func (p *Pool) balance() {
 
 // serve hands out free workers. Called with the lock held.
 func (p *Pool) serve() {
-	for i := 0; i < len(p.warm) && len(p.queue) > 0; {
-		s := p.warm[i]
-		u := p.next(s.hello.Group, true)
-		if u == nil {
-			i++
-			continue
+	for s := range p.warm.all() {
+		if len(p.queue) == 0 {
+			return
 		}
-		p.warm = slices.Delete(p.warm, i, i+1)
-		p.give(s, u)
+		if u := p.next(s.hello.Group, true); u != nil {
+			p.warm.remove(s)
+			p.give(s, u)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -21,20 +22,25 @@ type slot struct {
 	log   *zap.Logger
 	lost  chan struct{} // closed by Pool.remove
 
+	id, address string
+
 	sending sync.Mutex // see Worker.send; never taken with Pool.mu held
 
-	// Guarded by Pool.mu.
+	// Guarded by Pool.mu, as is hello.R.
+	element  *list.Element // in Pool.warm; nil while it is not free
 	state    State
 	reason   string
 	since    time.Time
 	pid      int
 	lastExit string
+	deaths   int           // as Snapshot has them
+	memory   int64         // the same
 	busy     time.Duration // of all its workers, in finished calls
 	holder   *Worker       // who has the worker, nil for nobody
 	heir     *waiter       // who is to have the next one
 }
 
-func (s *slot) name() string { return fmt.Sprintf("%s/%d", s.hello.Agent, s.hello.Slot) }
+func (s *slot) name() string { return s.id }
 
 func (s *slot) gone() bool {
 	select {
@@ -55,6 +61,9 @@ func (s *slot) finishUse() Sink {
 	delete(s.pool.spare, w)
 	w.stay()
 	w.tenant.held--
+	if w.ending != nil {
+		w.ending.Stop() // it would keep the whole session in memory
+	}
 	close(w.over)
 	s.holder = nil
 	return w.sink
@@ -72,7 +81,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	if err != nil {
 		return err
 	}
-	s.log.Info("slot joined", zap.String("address", conn.RemoteAddr().String()))
+	p.config.Log.Info("slot joined", zap.String("worker", s.name()), zap.String("address", s.address))
 	err = s.read()
 	conn.Close() // before it is asked for reasons: an agent that is there dials again
 	p.mu.Lock()
@@ -121,8 +130,12 @@ func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 	if err == nil && hello.Version != link.Version {
 		err = fmt.Errorf("%w: the agent speaks protocol %d, this rendezvous %d: use images of the same release", link.ErrProtocol, hello.Version, link.Version)
 	}
-	s := &slot{pool: p, conn: conn, hello: hello, lost: make(chan struct{})}
-	s.log = p.config.Log.With(zap.String("worker", s.name()))
+	s := &slot{
+		pool: p, conn: conn, hello: hello, lost: make(chan struct{}),
+		id: fmt.Sprintf("%s/%d", hello.Agent, hello.Slot), address: conn.RemoteAddr().String(),
+	}
+	// Lazily: most have nothing to say for days, and the buffer of each would be 1.4 KB.
+	s.log = p.config.Log.WithLazy(zap.String("worker", s.name()))
 	if err == nil {
 		err = p.add(s)
 	}
@@ -132,12 +145,13 @@ func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 		return nil, err
 	}
 	introduced()
-	if err := conn.Send(link.Welcome, link.WelcomeMessage{Version: link.Version, Build: p.config.Build}); err != nil {
+	if err := conn.Send(link.Welcome, link.WelcomeMessage{Version: link.Version, Build: p.config.Build, Usage: true}); err != nil {
 		p.mu.Lock()
 		p.remove(s)
 		p.mu.Unlock()
 		return nil, err
 	}
+	conn.Bears(time.Duration(hello.Silence) * time.Second)
 	conn.StartHeartbeat()
 	return s, nil
 }
@@ -172,6 +186,12 @@ func (s *slot) read() error {
 				return err
 			}
 			s.onExit(message)
+		case link.Usage:
+			message, err := link.Decode[link.UsageMessage](frame.Type, frame.Payload)
+			if err != nil {
+				return err
+			}
+			s.onUsage(message)
 		default:
 			return fmt.Errorf("%w: an agent does not send %s", link.ErrProtocol, frame.Type)
 		}
@@ -204,7 +224,7 @@ func (s *slot) onReserved(number uint32) {
 func (s *slot) onState(message link.StateMessage) {
 	p := s.pool
 	p.mu.Lock()
-	p.withdraw(s)
+	p.warm.remove(s)
 	if w := s.holder; message.State == link.Draining && w != nil && w.sink != nil {
 		p.mu.Unlock()
 		w.sink.Drain()
@@ -212,7 +232,10 @@ func (s *slot) onState(message link.StateMessage) {
 	}
 	// Any other state is that of a worker which nobody holds: the one that was
 	// held is over.
-	s.pid = message.PID
+	s.pid, s.memory = message.PID, 0
+	if message.R != "" {
+		s.hello.R = message.R
+	}
 	untouched := s.holder
 	sink := s.finishUse()
 	if message.State == link.Warm {
@@ -244,14 +267,15 @@ func (s *slot) onState(message link.StateMessage) {
 func (s *slot) onExit(message link.ExitMessage) {
 	p := s.pool
 	p.mu.Lock()
-	p.withdraw(s)
+	p.warm.remove(s)
 	sink := s.finishUse()
 	if s.state != Draining {
 		p.setState(s, Starting, "")
 	}
-	s.lastExit = ""
+	s.lastExit, s.memory = "", 0
 	if !message.Expected {
 		s.lastExit = message.Cause
+		s.deaths++
 	}
 	if !message.Expected || message.Kind == link.ExitDrained {
 		p.config.Metrics.died(message.Kind)
@@ -265,4 +289,10 @@ func (s *slot) onExit(message link.ExitMessage) {
 	if sink != nil {
 		sink.Ended(message.Cause, nil)
 	}
+}
+
+func (s *slot) onUsage(message link.UsageMessage) {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	s.memory = message.MemoryBytes
 }

@@ -23,7 +23,7 @@ func TestAnnouncedStates(t *testing.T) {
 		a.send(link.State, link.StateMessage{State: state, Reason: reason, PID: 4})
 		eventually(t, string(state), func() bool { return r.snapshot(t).State == pool.State(state) })
 		wanted := pool.Snapshot{
-			Agent: "agent", Group: "group", Build: "1.0", PID: 4, State: pool.State(state), Reason: reason,
+			Agent: "agent", Group: "group", Build: "1.0", Node: "node", PID: 4, State: pool.State(state), Reason: reason,
 		}
 		if state == link.Warm {
 			wanted.Reason = "" // there is nothing to explain
@@ -185,5 +185,61 @@ func TestWorkersAreSorted(t *testing.T) {
 	}
 	if diff := cmp.Diff([]any{"a", 2, "a", 10, "b", 0, "c", 0}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What the worker takes is shown until that worker is no more, and summed up for the
+// metrics.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a, b := r.park(t, "a"), r.park(t, "b")
+	a.send(link.Usage, link.UsageMessage{MemoryBytes: 3000})
+	b.send(link.Usage, link.UsageMessage{MemoryBytes: 2000})
+	eventually(t, "the usage", func() bool { return r.metric(t, "rendezvous_workers_memory_bytes") == 5000 })
+	if n := r.metric(t, "rendezvous_largest_worker_memory_bytes"); n != 3000 {
+		t.Errorf("the largest has %v", n)
+	}
+	if all := r.Workers(); all[0].MemoryBytes != 3000 || all[1].MemoryBytes != 2000 {
+		t.Errorf("%+v", all)
+	}
+	a.send(link.Exit, link.ExitMessage{Cause: "killed"})
+	b.state(link.Starting)
+	eventually(t, "nothing", func() bool { return r.metric(t, "rendezvous_workers_memory_bytes") == 0 })
+}
+
+// R's version comes with hello or with a state, and stays.
+func TestRVersion(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	early := hello("early")
+	early.R = "4.2.2"
+	first := r.dial(t, early)
+	first.expect(link.Welcome)
+	late := r.join(t, "late")
+	late.send(link.State, link.StateMessage{State: link.Warm, R: "4.5.1"})
+	late.state(link.Failed)
+	eventually(t, "the failure", func() bool { return r.count(pool.Failed) == 1 })
+	if all := r.Workers(); all[0].RVersion != "4.2.2" || all[1].RVersion != "4.5.1" {
+		t.Errorf("%+v", all)
+	}
+}
+
+// Deaths are those that nobody had asked for.
+func TestDeathsAreCounted(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a := r.park(t, "agent")
+	for i, exit := range []link.ExitMessage{
+		{Cause: "killed"}, {Cause: "its session ended", Expected: true}, {Cause: "exit status 1"},
+	} {
+		a.send(link.Exit, exit)
+		a.state(link.Warm)
+		eventually(t, "the next worker", func() bool { return r.snapshot(t).State == pool.Warm })
+		a.send(link.Usage, link.UsageMessage{MemoryBytes: int64(i + 1)})
+		eventually(t, "its usage", func() bool { return r.snapshot(t).MemoryBytes == int64(i+1) })
+	}
+	if got := r.snapshot(t); got.Deaths != 2 || got.LastExit != "exit status 1" {
+		t.Errorf("%+v", got)
 	}
 }

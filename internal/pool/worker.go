@@ -44,9 +44,10 @@ type Worker struct {
 	heir       *waiter       // whom it was recalled for
 	parting    bool          // that is another tenant's
 	spareSince time.Time
-	idle       bool  // it has been spare for long
-	left       SetUp // as its holder leaves it
-	leaving    bool  // Yield has decided that it ends
+	idle       bool        // it has been spare for long
+	left       SetUp       // as its holder leaves it
+	leaving    bool        // Yield has decided that it ends
+	ending     *time.Timer // aborts it; nil before End
 }
 
 var (
@@ -316,13 +317,14 @@ func (w *Worker) End() {
 		w.leave()
 	}
 	ends := w.leaving
-	w.leaving = false
+	if ends {
+		w.leaving = false
+		w.ending = time.AfterFunc(p.config.EndLimit, w.Abort)
+	}
 	p.mu.Unlock()
 	if !ends {
 		return
 	}
-	// The timer keeps no more than w, and does nothing once that is over.
-	time.AfterFunc(p.config.EndLimit, w.Abort)
 	_ = w.send(s.conn.SendEOF) // a failure has closed the connection
 }
 

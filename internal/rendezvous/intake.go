@@ -66,6 +66,7 @@ func newIntake(config Config, p *pool.Pool, register prometheus.Registerer) *int
 		peerUID: config.Prober.PeerUID, uids: append([]uint32{0, uint32(os.Geteuid())}, config.UIDs...),
 		left: make(chan struct{}, 1), pending: list.New(), refused: make(map[string]prometheus.Counter),
 	}
+	in.timing.Pacer = link.NewPacer(link.PacerInterval)
 	refused := promauto.With(register).NewCounterVec(prometheus.CounterOpts{
 		Name: "rendezvous_refused_connections_total",
 		Help: "Connections to the agents' port that were refused: tls (no or a wrong certificate), protocol (no agent), user (a process of a user who is not served), crowded (silent while too many others were).",
@@ -87,6 +88,7 @@ func (in *intake) run(ctx context.Context, listener net.Listener) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
+	connections.Go(func() { in.timing.Pacer.Run(ctx) })
 	for {
 		conn, err := listener.Accept()
 		if ctx.Err() != nil {

@@ -138,6 +138,19 @@ func (c *Conn) HungUp() bool {
 	return hungUp || err != nil
 }
 
+// Writable reports whether a small write would not have to wait. A connection that has
+// failed is writable: the write tells.
+func (c *Conn) Writable() bool {
+	writable := true
+	// A connection that is closed is told by the write, too.
+	_ = c.raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(poll, 0)
+		writable = err != nil || n > 0
+	})
+	return writable
+}
+
 // Unanswered is for how long the other side's kernel has not acknowledged what was
 // sent; 0 when nothing waits for that. It tells a network that drops everything
 // without anything being read.

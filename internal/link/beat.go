@@ -1,0 +1,91 @@
+package link
+
+import "time"
+
+// StartHeartbeat begins the heartbeats, after the handshake: before it the other
+// side is a stranger, which HandshakeLimit bounds.
+func (c *Conn) StartHeartbeat() {
+	if c.beating.Swap(true) {
+		return
+	}
+	if c.paced {
+		c.timing.Pacer.join(c)
+		return
+	}
+	c.beats.Reset(c.timing.Heartbeat)
+}
+
+func (c *Conn) stopHeartbeat() {
+	if c.timing.Pacer != nil {
+		c.timing.Pacer.leave(c)
+	}
+	c.beats.Stop()
+}
+
+// Bears says for how long the other side bears to hear nothing: whether the Pacer, if
+// there is one, is fast enough. It is called before StartHeartbeat.
+func (c *Conn) Bears(silence time.Duration) {
+	c.paced = c.timing.Pacer != nil && silence >= c.timing.Pacer.interval+SilenceLimit-HeartbeatInterval
+}
+
+// AtBeat has speak called at each heartbeat, which is left out when speak has sent
+// something. It is called before StartHeartbeat.
+func (c *Conn) AtBeat(speak func() (spoke bool)) { c.atBeat = speak }
+
+// heard notes the other side's heartbeat. The side that has dialled answers it, in
+// another goroutine: whoever reads must never wait for a write. So those who were spoken
+// to together go on to speak together, and cost whom they speak to one wait for news
+// instead of one each, which was a third of it all. PacerInterval is such that an answer
+// comes before a heartbeat that would be due at the same time.
+func (c *Conn) heard() {
+	if c.dialled && c.beating.Load() {
+		c.beats.Reset(0)
+	}
+}
+
+func (c *Conn) beat() {
+	if c.isClosed() {
+		return
+	}
+	if c.atBeat == nil || !c.atBeat() {
+		c.sayHeartbeat()
+	}
+	c.beats.Reset(c.timing.Heartbeat)
+}
+
+func (c *Conn) isClosed() bool {
+	select {
+	case <-c.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// sayHeartbeat writes one, unless a write is under way: that says the same, and if it
+// is stuck, the other side is not reading and does not wait for us either.
+func (c *Conn) sayHeartbeat() {
+	if !c.writing.TryLock() {
+		return
+	}
+	err := c.writeSmall(Heartbeat, nil)
+	c.writing.Unlock()
+	if err != nil {
+		c.Close()
+	}
+}
+
+// TrySend is Send for what can wait: it does nothing while a write is under way, and
+// closes the connection when its own fails.
+func (c *Conn) TrySend(t Type, message any) (sent bool) {
+	frame, err := encode(t, message)
+	if err != nil || !c.writing.TryLock() {
+		return false
+	}
+	defer c.writing.Unlock()
+	if _, err := c.conn.Write(frame); err != nil {
+		c.Close()
+		return false
+	}
+	return true
+}
