@@ -5,6 +5,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"go.uber.org/zap"
 )
@@ -25,6 +26,7 @@ type cluster struct {
 	// that follow get it at once.
 	refusal   string
 	refusedAt time.Time
+	lease     *lease.Terms // nil for a session without one
 }
 
 // refusalHolds is how long a refusal covers the nodes that follow it. R opens the
@@ -73,10 +75,15 @@ func (b *Broker) join(n *node) *cluster {
 	defer b.mu.Unlock()
 	c := b.clusters[n.demand.Port]
 	if c == nil {
-		b.nextID++
 		c = &cluster{
-			id: b.nextID, port: n.demand.Port, uid: n.demand.UID,
+			port: n.demand.Port, uid: n.demand.UID, lease: b.leaseOf(n.demand),
 			since: n.demand.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
+		}
+		if c.lease != nil {
+			c.id = c.lease.Rank
+		} else {
+			b.nextID++
+			c.id = b.nextID
 		}
 		b.clusters[c.port] = c
 	}
@@ -100,6 +107,7 @@ func (b *Broker) leave(n *node) {
 		return
 	}
 	delete(b.clusters, c.port)
+	b.leaseEnded(c)
 	if c.isReady() {
 		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),
 			zap.Int("nodes", c.most), zap.Int64("calls", c.calls), zap.Duration("busy", c.busy),

@@ -10,9 +10,10 @@ import (
 type explanation struct {
 	ready   int // workers that are warm or in use
 	total   int // slots connected
-	held    int // of the ready, held by the node's own cluster
+	held    int // of the ready, held by the node's own cluster, or by the lease
 	others  int // of the ready, held by other clusters
 	node    int // which node of its cluster, from 1
+	wanted  int // not 0: it is a lease for so many that got too few
 	waited  time.Duration
 	missing []string // slots that are not ready, and why
 }
@@ -23,9 +24,15 @@ const missingShown = 5
 // explain makes the R error's text.
 func explain(e explanation) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d workers are ready; node %d waited %s for one", e.ready, e.total, e.node, e.waited.Round(time.Second/10))
+	who := fmt.Sprintf("node %d waited %s for one", e.node, e.waited.Round(time.Second/10))
+	use := "%d in use by this cluster, %d by others"
+	if e.wanted > 0 {
+		who = fmt.Sprintf("a lease of %d waited %s", e.wanted, e.waited.Round(time.Second/10))
+		use = "%d reserved for it, %d in use by others"
+	}
+	fmt.Fprintf(&b, "%d of %d workers are ready; %s", e.ready, e.total, who)
 	if e.held+e.others > 0 {
-		fmt.Fprintf(&b, " (%d in use by this cluster, %d by others)", e.held, e.others)
+		fmt.Fprintf(&b, " ("+use+")", e.held, e.others)
 	}
 	for i, m := range e.missing {
 		if i == missingShown {

@@ -94,6 +94,7 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 	if err := n.recognise(ctx); err != nil {
 		return nil, err
 	}
+	n.broker.leaseConnected(n.cluster)
 	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
 	for {
 		select {
@@ -183,7 +184,7 @@ func (n *node) acquireRanked(ctx context.Context) (*pool.Worker, error) {
 		case <-stop:
 		}
 	}()
-	w, err := n.broker.config.Pool.Acquire(ctx, rank)
+	w, err := n.reserve(ctx, rank)
 	if err != nil && context.Cause(ctx) != nil {
 		err = context.Cause(ctx)
 	}
@@ -324,7 +325,7 @@ func (n *node) another(ctx context.Context, taken bool) (relay.Worker, error) {
 	began := time.Now()
 	for {
 		limited, cancel := context.WithTimeout(ctx, n.broker.config.DemandTimeout)
-		w, err := n.broker.config.Pool.Acquire(limited, 0)
+		w, err := n.broker.config.Pool.AcquireFrom(limited, n.cluster.group(), 0)
 		cancel()
 		if err == nil {
 			return bindable{w, n.cluster.name()}, nil

@@ -38,7 +38,7 @@ func newSlot(t *testing.T) (*Pool, *slot) {
 
 func mustTake(t *testing.T, p *Pool) *Worker {
 	t.Helper()
-	w, err := p.take(context.Background(), place{})
+	w, err := p.take(context.Background(), "", place{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func giveUp(t *testing.T, p *Pool, meanwhile func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for {
-		w, err := p.take(givenUp{ctx, meanwhile}, place{})
+		w, err := p.take(givenUp{ctx, meanwhile}, "", place{})
 		if err != nil {
 			return
 		}

@@ -70,6 +70,15 @@ type Pool struct {
 	spare   map[*Worker]bool // bound workers that their holders do not need at present
 }
 
+// DefaultGroup is the group of agents that name none.
+const DefaultGroup = "default"
+
+// InGroup reports whether an agent's slots, which announce the group announced, serve
+// somebody who wants one of group, "" for any.
+func InGroup(announced, group string) bool {
+	return group == "" || announced == group || announced == "" && group == DefaultGroup
+}
+
 type key struct {
 	instance string
 	slot     int
@@ -87,6 +96,7 @@ func (a place) before(b place) bool {
 
 type waiter struct {
 	place
+	group string
 	given chan *Worker // buffered: a worker is given at most once
 }
 
@@ -106,13 +116,18 @@ func New(config Config) *Pool {
 // has not bound yet is recalled (see Worker.Recalled): of two sessions that take
 // workers at the same time, one gets all it needs, where each would else hold half.
 func (p *Pool) Acquire(ctx context.Context, rank int) (*Worker, error) {
+	return p.AcquireFrom(ctx, "", rank)
+}
+
+// AcquireFrom is Acquire for a worker of one group, "" for any.
+func (p *Pool) AcquireFrom(ctx context.Context, group string, rank int) (*Worker, error) {
 	p.mu.Lock()
 	p.arrived++
 	p.highest = max(p.highest, rank)
 	at := place{rank, p.arrived}
 	p.mu.Unlock()
 	for {
-		w, err := p.take(ctx, at)
+		w, err := p.take(ctx, group, at)
 		if err != nil {
 			return nil, err
 		}
@@ -125,15 +140,15 @@ func (p *Pool) Acquire(ctx context.Context, rank int) (*Worker, error) {
 	}
 }
 
-func (p *Pool) take(ctx context.Context, at place) (*Worker, error) {
+func (p *Pool) take(ctx context.Context, group string, at place) (*Worker, error) {
 	p.mu.Lock()
-	if len(p.warm) > 0 {
-		w := p.hold(p.warm[0], at)
-		p.warm = p.warm[1:]
+	if i := slices.IndexFunc(p.warm, func(s *slot) bool { return InGroup(s.hello.Group, group) }); i >= 0 {
+		w := p.hold(p.warm[i], at)
+		p.warm = slices.Delete(p.warm, i, i+1)
 		p.mu.Unlock()
 		return w, nil
 	}
-	wait := &waiter{place: at, given: make(chan *Worker, 1)}
+	wait := &waiter{place: at, group: group, given: make(chan *Worker, 1)}
 	behind, _ := slices.BinarySearchFunc(p.waiting, at, func(w *waiter, at place) int {
 		if w.before(at) {
 			return -1
@@ -183,9 +198,9 @@ func (p *Pool) offer(s *slot) {
 	if s.gone() || s.state == Draining {
 		return
 	}
-	if len(p.waiting) > 0 {
-		first := p.waiting[0]
-		p.waiting = p.waiting[1:]
+	if i := slices.IndexFunc(p.waiting, func(w *waiter) bool { return InGroup(s.hello.Group, w.group) }); i >= 0 {
+		first := p.waiting[i]
+		p.waiting = slices.Delete(p.waiting, i, i+1)
 		first.given <- p.hold(s, first.place)
 		return
 	}
