@@ -322,6 +322,8 @@ type Snapshot struct {
 	// LastExit says how the slot's previous worker ended, when nobody had asked
 	// it to.
 	LastExit string `json:"lastExit,omitempty"`
+	// Deaths is how many of the slot's workers ended like that.
+	Deaths int `json:"deaths"`
 	// Cluster is what Bind was given: who has the worker.
 	Cluster string `json:"cluster,omitempty"`
 }
@@ -338,7 +340,7 @@ func (p *Pool) Workers() []Snapshot {
 		all = append(all, Snapshot{
 			Agent: s.hello.Agent, Slot: s.hello.Slot, Group: s.hello.Group,
 			Address: s.conn.RemoteAddr().String(), State: s.state, Reason: s.reason,
-			Since: s.since, PID: s.pid, Build: s.hello.Build, LastExit: s.lastExit, Cluster: cluster,
+			Since: s.since, PID: s.pid, Build: s.hello.Build, LastExit: s.lastExit, Deaths: s.deaths, Cluster: cluster,
 		})
 	}
 	p.mu.Unlock()

@@ -29,6 +29,7 @@ type slot struct {
 	since    time.Time
 	pid      int
 	lastExit string
+	deaths   int
 	busy     time.Duration // of all its workers, in finished calls
 	holder   *Worker       // who has the worker, nil for nobody
 }
@@ -243,6 +244,7 @@ func (s *slot) onExit(message link.ExitMessage) {
 	s.lastExit = ""
 	if !message.Expected {
 		s.lastExit = message.Cause
+		s.deaths++
 	}
 	if !message.Expected || message.Kind == link.ExitDrained {
 		p.config.Metrics.died(message.Kind)
