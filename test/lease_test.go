@@ -198,9 +198,10 @@ func TestForgottenLeases(t *testing.T) {
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
 
-	interrupted := r.startR(`rendezvous::cluster(4)`, packageEnv(t))
+	interrupted := r.startR(`tryCatch(rendezvous::cluster(4), interrupt = function(c) cat("interrupted\n"))`, packageEnv(t))
 	interrupted.awaitText("3 of 4 workers are ready")
 	interrupted.signal(syscall.SIGINT)
+	interrupted.awaitText("interrupted")
 	interrupted.wait()
 	r.awaitWarm(3)
 

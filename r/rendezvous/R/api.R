@@ -37,6 +37,7 @@ request <- function(method, path, body = NULL, limit = 10) {
   answer <- tryCatch(
     curl_fetch_memory(paste0("http://", api, path), handle),
     error = function(e) {
+      if (grepl("aborted by an application callback", conditionMessage(e), fixed = TRUE)) interrupted()
       fail("unreachable", "the rendezvous at ", api, " does not answer (", conditionMessage(e),
         "). Look whether the rendezvous container of this pod runs, or set PSOCK_RENDEZVOUS_API to its HOST:PORT.")
     })
@@ -47,6 +48,12 @@ request <- function(method, path, body = NULL, limit = 10) {
   }
   list(status = answer$status_code,
     value = if (nzchar(text)) decode(text, api))
+}
+
+# interrupted goes on where curl has swallowed an interrupt and made an error of it.
+interrupted <- function() {
+  signalCondition(structure(class = c("interrupt", "condition"), list(message = "interrupted", call = NULL)))
+  fail("interrupted", "interrupted")
 }
 
 decode <- function(text, api) {
