@@ -159,13 +159,23 @@ func (b *Broker) Lacking(group string, held, wanted int, waited time.Duration) s
 // Outlook is what keeps a lease of the group waiting, and whether that is about to
 // change: agents that install packages will have workers.
 func (b *Broker) Outlook(group string) (text string, coming bool) {
+	busy := 0
 	for _, s := range b.config.Pool.Workers() {
-		coming = coming || s.State == pool.Installing && pool.InGroup(s.Group, group)
+		if !pool.InGroup(s.Group, group) {
+			continue
+		}
+		coming = coming || s.State == pool.Installing
+		if s.State == pool.Bound {
+			busy++
+		}
 	}
 	e := b.survey(group, 0)
 	parts := e.missing[:min(len(e.missing), missingShown)]
 	if more := len(e.missing) - len(parts); more > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more", more))
+	}
+	if busy > 0 {
+		parts = append(parts, fmt.Sprintf("%d in use", busy))
 	}
 	if e.total == 0 {
 		parts = append(parts, "no worker agent is connected")

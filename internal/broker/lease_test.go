@@ -114,6 +114,9 @@ func TestLease(t *testing.T) {
 	if n, own := s.AvailableIn("big", nil), s.AvailableIn("big", []uint16{uint16(first.port)}); n != 0 || own != 2 {
 		t.Errorf("%d are available, and %d to a session that gives them up; want 0 and 2", n, own)
 	}
+	if text, coming := s.Outlook("big"); text != "2 in use" || coming {
+		t.Errorf("the outlook is %q, %v", text, coming)
+	}
 	one.Close()
 	two.Close()
 	s.eventually("the cluster's end", func() bool { return slices.Contains(book.told(), "ended true") })
