@@ -46,6 +46,8 @@ type serve struct {
 	WorkerPods    string        `help:"Label selector of the worker pods in this pod's namespace, for instance release=test,component=worker: errors then say what Kubernetes knows of those that are missing. Needs a service account that may get, list and watch pods." env:"RENDEZVOUS_WORKER_PODS" placeholder:"SELECTOR"`
 	MaxWorkers    int           `help:"Most worker slots that may be connected." default:"10000" env:"RENDEZVOUS_MAX_WORKERS"`
 
+	SessionWorkers int `help:"Most workers that one cluster of a session may have at a time; 0 is no bound. Without one, sessions share what there is evenly." default:"0" env:"RENDEZVOUS_SESSION_WORKERS"`
+
 	program.Logging
 }
 
@@ -89,6 +91,9 @@ func (s *serve) Validate() error {
 	if s.MaxWorkers < 1 {
 		return fmt.Errorf("--max-workers: %d, give 1 or more", s.MaxWorkers)
 	}
+	if s.SessionWorkers < 0 {
+		return fmt.Errorf("--session-workers: %d, give 1 or more, or 0 for no bound", s.SessionWorkers)
+	}
 	return nil
 }
 
@@ -126,7 +131,7 @@ func (s *serve) Run(ctx context.Context) error {
 	config := rendezvous.Config{
 		Log: log, Build: program.Version(), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
 	}
-	config.MaxAttempts = s.MaxAttempts
+	config.MaxAttempts, config.SessionWorkers = s.MaxAttempts, s.SessionWorkers
 	config.Journal = journal.NewBudget(s.JournalDir, journal.Limits{
 		Each: s.JournalMemory << 20 / journalShare, Memory: s.JournalMemory << 20, Disk: s.JournalDisk << 20,
 	})

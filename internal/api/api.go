@@ -5,11 +5,13 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
@@ -21,6 +23,7 @@ type State struct {
 	Workers  []pool.Snapshot          `json:"workers"`
 	Pods     []pods.Pod               `json:"pods,omitempty"` // worker pods that have no slot here, and why
 	Clusters []broker.ClusterSnapshot `json:"clusters"`
+	Leases   []lease.Snapshot         `json:"leases,omitempty"`
 }
 
 // Source is what the handler needs of the rendezvous.
@@ -30,7 +33,11 @@ type Source struct {
 	Plan      func()                              // broker.Broker.Plan
 	Hint      func()                              // broker.Broker.Hint
 	// Once is broker.Broker.Once.
-	Once func(ports []uint16, once bool) (nodes int)
+	Once   func(ports []uint16, once bool) (nodes int)
+	Leases Leases
+	// PeerUID and UIDs are those of broker.Config: leases are a user's own.
+	PeerUID func(local, remote net.Addr) (uint32, error)
+	UIDs    []uint32
 }
 
 // maxPorts bounds the ports that a session may name; R has 128 connections.
@@ -48,6 +55,13 @@ const maxPorts = 1024
 //	                            these ports the futures now run once at most;
 //	                            once=false lets them run again
 //	GET /v1/state               application/json: a State
+//	POST /v1/leases             application/json: a lease.Request for a lease.Snapshot
+//	GET /v1/leases/ID?wait=S&version=V
+//	                            application/json: the lease.Snapshot, which this
+//	                            renews; while the lease waits for workers, when it is
+//	                            another than version V, or after S seconds
+//	DELETE /v1/leases/ID        gives the lease back
+//	GET /v1/leases              application/json: the caller's leases
 func Handler(source Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/workers", func(w http.ResponseWriter, r *http.Request) {
@@ -84,6 +98,7 @@ func Handler(source Source) http.Handler {
 		// An error is the client's going away.
 		_ = json.NewEncoder(w).Encode(source.State())
 	})
+	handleLeases(mux, source)
 	return mux
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
@@ -141,6 +142,20 @@ pod-c    -       pod     -      -    -       -      -     -                     
 
 CLUSTER  PORT   USER  FOR     NODES  WAITING  CALLS  UNMET DEMAND
 1        11562  1000  1h0m0s  2      1        7      1 of 2 workers are ready
+`},
+		{api.State{Leases: []lease.Snapshot{
+			{ID: "k3jwq7nn2pxl", Port: 11234, UID: 1000, Workers: 6, Group: "gpu", State: lease.Waiting, Ready: 2, Since: now.Add(-time.Minute), Message: "2 of 6 workers are ready"},
+			{ID: "m4", Label: "report", Port: 11235, UID: 1000, Workers: 40, Share: true, State: lease.Connected, Ready: 1, Since: now.Add(-time.Hour)},
+		}}, `
+WORKER  NODE  STATE  FOR  PID  MEMORY  CALLS  BUSY  CLUSTER  REASON
+(no worker agent is connected)
+
+CLUSTER  PORT  USER  FOR  NODES  WAITING  CALLS  UNMET DEMAND
+(no cluster)
+
+LEASE     PORT   USER  FOR     GROUP  WORKERS      READY  STATE      MESSAGE
+k3jwq7nn  11234  1000  1m0s    gpu    6            2      waiting    2 of 6 workers are ready
+report    11235  1000  1h0m0s  -      40 in turns  1      connected  -
 `},
 		{api.State{}, `
 WORKER  NODE  STATE  FOR  PID  MEMORY  CALLS  BUSY  CLUSTER  REASON

@@ -6,6 +6,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 )
 
@@ -57,7 +58,28 @@ func WriteTable(out io.Writer, state State, now time.Time) error {
 	if len(state.Clusters) == 0 {
 		fmt.Fprintln(w, "(no cluster)")
 	}
+	writeLeases(w, state.Leases, now)
 	return w.Flush()
+}
+
+// writeLeases adds the leases, if there are any.
+func writeLeases(w io.Writer, leases []lease.Snapshot, now time.Time) {
+	if len(leases) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "LEASE\tPORT\tUSER\tFOR\tGROUP\tWORKERS\tREADY\tSTATE\tMESSAGE")
+	for _, l := range leases {
+		name, workers := l.Label, fmt.Sprint(l.Workers)
+		if name == "" {
+			name = l.ID[:min(len(l.ID), 8)]
+		}
+		if l.Share {
+			workers += " in turns"
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%d\t%s\t%s\n", name, l.Port, l.UID, age(now, l.Since),
+			text(l.Group), workers, l.Ready, l.State, text(l.Message))
+	}
 }
 
 func age(now, since time.Time) string { return duration(now.Sub(since)) }

@@ -71,6 +71,8 @@ type Config struct {
 	Missing func() []pods.Pod
 	// SessionWorkers is how many workers one cluster may hold at a time; 0: no bound.
 	SessionWorkers int
+	// Leases are the ports and workers that sessions have asked for. May be nil.
+	Leases Leases
 }
 
 // Broker serves the R sessions of this network namespace.
@@ -245,7 +247,7 @@ func (b *Broker) listening(d *demand) bool {
 // plan, what runs futures elsewhere counts as well: it is shared.
 func (b *Broker) Available(ports []uint16, plan bool) int {
 	states, _ := b.config.Pool.Counts()
-	n := states[pool.Starting] + states[pool.Warm] + states[pool.Reserved] + states[pool.Bound] + states[pool.Ending]
+	n := states[pool.Starting] + states[pool.Warm] + states[pool.Reserved] + states[pool.Bound] + states[pool.Ending] - b.leased()
 	own := make(map[uint16]bool, len(ports))
 	for _, port := range ports {
 		own[port] = true
@@ -270,13 +272,14 @@ func (b *Broker) Available(ports []uint16, plan bool) int {
 
 // unmet says, in one line, why a node of c got no worker.
 func (b *Broker) unmet(c *cluster, waited time.Duration) string {
+	leased := b.leased()
 	b.mu.Lock()
 	held := c.workers()
 	number := len(c.nodes)
 	if c.shared { // any of them
 		number = 0
 	}
-	others := -held
+	others := leased - held
 	for _, other := range b.clusters {
 		others += other.workers()
 	}
@@ -290,11 +293,7 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 		case pool.Warm:
 			ready++
 		case pool.Installing, pool.Starting, pool.Failed, pool.Draining, pool.Ending:
-			reason := string(s.State)
-			if s.Reason != "" {
-				reason += ": " + s.Reason
-			}
-			missing = append(missing, fmt.Sprintf("%s/%d is %s", s.Agent, s.Slot, reason))
+			missing = append(missing, shortcoming(s))
 		}
 	}
 	total := len(slots)
@@ -306,6 +305,15 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 		ready: ready, total: total, held: held, others: others,
 		node: number, waited: waited, missing: missing,
 	})
+}
+
+// shortcoming is why a slot is not ready.
+func shortcoming(s pool.Snapshot) string {
+	text := fmt.Sprintf("%s/%d is %s", s.Agent, s.Slot, s.State)
+	if s.Reason != "" {
+		text += ": " + s.Reason
+	}
+	return text
 }
 
 // missingPods are the worker pods that have no slot in slots: their agents are not

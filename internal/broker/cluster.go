@@ -5,6 +5,7 @@ import (
 	"sort"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"go.uber.org/zap"
@@ -31,6 +32,7 @@ type cluster struct {
 	// that follow get it at once.
 	refusal   string
 	refusedAt time.Time
+	lease     *lease.Terms // nil for a session without one
 }
 
 // refusalHolds is how long a refusal covers the nodes that follow it. R opens the
@@ -54,7 +56,7 @@ func (c *cluster) workers() int {
 // others are in use and its session waits for this one; promoted is closed when it
 // becomes so, nil when it is.
 func (c *cluster) want() (want pool.Want, promoted <-chan struct{}) {
-	want = pool.Want{Tenant: c.tenant}
+	want = pool.Want{Tenant: c.tenant, Group: c.group()}
 	if c.isReady() {
 		want.Urgent = true
 		return want, nil
@@ -83,10 +85,14 @@ func (b *Broker) join(n *node) *cluster {
 	if c == nil {
 		b.nextID++
 		c = &cluster{
-			id: b.nextID, port: n.demand.Port, uid: n.demand.UID, shared: b.takePlan(),
+			id: b.nextID, port: n.demand.Port, uid: n.demand.UID, lease: b.leaseOf(n.demand),
 			since: n.demand.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
 		}
-		c.tenant = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers)
+		if c.lease != nil {
+			c.tenant, c.shared = c.lease.Tenant, c.lease.Share
+		} else {
+			c.tenant, c.shared = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers), b.takePlan()
+		}
 		b.clusters[c.port] = c
 	}
 	c.nodes[n] = true
@@ -109,6 +115,7 @@ func (b *Broker) leave(n *node) {
 		return
 	}
 	delete(b.clusters, c.port)
+	b.leaseEnded(c)
 	if c.isReady() {
 		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),
 			zap.Int("nodes", c.most), zap.Int64("calls", c.calls), zap.Duration("busy", c.busy),

@@ -10,9 +10,10 @@ import (
 type explanation struct {
 	ready   int // workers that are warm or in use
 	total   int // slots connected
-	held    int // of the ready, held by the node's own cluster
+	held    int // of the ready, held by the node's own cluster, or by the lease
 	others  int // of the ready, held by other clusters
 	node    int // which node of its cluster, from 1; 0: any
+	wanted  int // not 0: it is a lease for so many that got too few
 	waited  time.Duration
 	missing []string // slots that are not ready, and why
 }
@@ -23,13 +24,18 @@ const missingShown = 5
 // explain makes the R error's text.
 func explain(e explanation) string {
 	var b strings.Builder
-	who := "a call"
-	if e.node > 0 {
-		who = fmt.Sprint("node ", e.node)
+	who := fmt.Sprintf("node %d waited %s for one", e.node, e.waited.Round(time.Second/10))
+	use := "%d in use by this cluster, %d by others"
+	switch {
+	case e.wanted > 0:
+		who = fmt.Sprintf("a lease of %d waited %s", e.wanted, e.waited.Round(time.Second/10))
+		use = "%d reserved for it, %d in use by others"
+	case e.node == 0:
+		who = fmt.Sprintf("a call waited %s for one", e.waited.Round(time.Second/10))
 	}
-	fmt.Fprintf(&b, "%d of %d workers are ready; %s waited %s for one", e.ready, e.total, who, e.waited.Round(time.Second/10))
+	fmt.Fprintf(&b, "%d of %d workers are ready; %s", e.ready, e.total, who)
 	if e.held+e.others > 0 {
-		fmt.Fprintf(&b, " (%d in use by this cluster, %d by others)", e.held, e.others)
+		fmt.Fprintf(&b, " ("+use+")", e.held, e.others)
 	}
 	for i, m := range e.missing {
 		if i == missingShown {

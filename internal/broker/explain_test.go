@@ -19,6 +19,10 @@ func TestExplain(t *testing.T) {
 			"2 of 2 workers are ready; node 1 waited 1.5s for one (0 in use by this cluster, 2 by others); start more workers or wait for the other sessions"},
 		{"one is broken", explanation{ready: 1, total: 2, held: 1, node: 2, waited: time.Second, missing: []string{"pod/1 is failed: no R"}},
 			"1 of 2 workers are ready; node 2 waited 1s for one (1 in use by this cluster, 0 by others); pod/1 is failed: no R"},
+		{"a lease", explanation{ready: 4, total: 5, held: 3, others: 1, wanted: 6, waited: time.Minute, missing: []string{"pod/1 is starting"}},
+			"4 of 5 workers are ready; a lease of 6 waited 1m0s (3 reserved for it, 1 in use by others); pod/1 is starting"},
+		{"a lease that is too large", explanation{ready: 4, total: 4, held: 3, others: 1, wanted: 6, waited: time.Minute},
+			"4 of 4 workers are ready; a lease of 6 waited 1m0s (3 reserved for it, 1 in use by others); start more workers or ask for at most 3"},
 		{"many are broken", explanation{total: 7, node: 1, waited: time.Second, missing: []string{"a", "b", "c", "d", "e", "f", "g"}},
 			"0 of 7 workers are ready; node 1 waited 1s for one; a; b; c; d; e; and 2 more"},
 	} {

@@ -124,12 +124,18 @@ func startWith(t *testing.T, change func(*broker.Config)) *system {
 // agent parks one warm worker that echoes what its sessions send.
 func (s *system) agent(name string) *link.Conn {
 	s.t.Helper()
+	return s.agentOf(name, "")
+}
+
+// agentOf parks one of a group.
+func (s *system) agentOf(name, group string) *link.Conn {
+	s.t.Helper()
 	before := s.count(pool.Warm)
 	conn, err := link.Dial(context.Background(), s.agents.Addr().String(), nil, link.Timing{})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := conn.Send(link.Hello, link.HelloMessage{Version: link.Version, Agent: name, Instance: name, Slots: 1}); err != nil {
+	if err := conn.Send(link.Hello, link.HelloMessage{Version: link.Version, Agent: name, Instance: name, Slots: 1, Group: group}); err != nil {
 		s.t.Fatal(err)
 	}
 	done := make(chan struct{})

@@ -99,6 +99,7 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 	if err := n.recognise(ctx); err != nil {
 		return nil, err
 	}
+	n.broker.leaseConnected(n.cluster)
 	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
 	for {
 		select {
@@ -212,7 +213,7 @@ func (n *node) acquireAs(ctx context.Context) (*pool.Worker, error) {
 		case <-stop:
 		}
 	}()
-	w, err := n.broker.config.Pool.Acquire(ctx, want)
+	w, err := n.reserve(ctx, want)
 	if err != nil && context.Cause(ctx) != nil {
 		err = context.Cause(ctx)
 	}
@@ -355,11 +356,11 @@ func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, erro
 	if refusal := b.refusal(n.cluster); refusal != "" && !need.Lost {
 		return nil, errors.New(refusal)
 	}
-	want := pool.Want{Tenant: n.cluster.tenant, Urgent: need.Lost, SetUps: need.SetUps}
+	want := pool.Want{Tenant: n.cluster.tenant, Group: n.cluster.group(), Urgent: need.Lost, SetUps: need.SetUps}
 	began := time.Now()
 	for {
 		limited, cancel := context.WithTimeout(ctx, b.config.DemandTimeout)
-		w, err := b.config.Pool.Acquire(limited, want)
+		w, err := n.reserve(limited, want)
 		cancel()
 		if err == nil {
 			return bindable{w}, nil

@@ -68,6 +68,13 @@ type Pool struct {
 	look    *time.Timer      // when a spare one may be somebody else's
 }
 
+// DefaultGroup is the group of agents that name none.
+const DefaultGroup = "default"
+
+// InGroup reports whether a worker of the group announced serves somebody who wants one
+// of group, "" for any.
+func InGroup(announced, group string) bool { return group == "" || announced == group }
+
 type key struct {
 	instance string
 	slot     int

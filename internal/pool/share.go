@@ -122,7 +122,7 @@ func (p *Pool) unpromise(u *waiter) {
 func (t *Tenant) first(group string, promised bool) *waiter {
 	var best *waiter
 	for _, u := range t.waiting {
-		if u.Group != "" && u.Group != group || u.promised && !promised {
+		if !InGroup(group, u.Group) || u.promised && !promised {
 			continue
 		}
 		if u.Urgent {
@@ -240,19 +240,20 @@ func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
 	return nil, wait
 }
 
-// recallUntouched asks for reserved workers back, for tenants that need all they ask
-// for, from such that came later, the last first. Called with the lock held.
+// recallUntouched asks for reserved workers back, from tenants that need all they ask
+// for, for such that are older, and for those whose sessions compute already; the last
+// first. Called with the lock held.
 func (p *Pool) recallUntouched() {
-	var wholes []*waiter
+	var claims []*waiter
 	for _, t := range p.queue {
 		for _, u := range t.waiting {
-			if u.Whole && !u.promised {
-				wholes = append(wholes, u)
+			if !u.promised && (u.Urgent || u.Whole && t.age < p.tenants) { // the youngest has no claims
+				claims = append(claims, u)
 			}
 		}
 	}
-	if len(wholes) == 0 || p.queue[0].age == p.tenants {
-		return // as a rule: whoever waits came last
+	if len(claims) == 0 {
+		return
 	}
 	var untouched []*Worker
 	for _, s := range p.slots {
@@ -263,15 +264,15 @@ func (p *Pool) recallUntouched() {
 	slices.SortFunc(untouched, func(a, b *Worker) int {
 		return cmp.Or(cmp.Compare(b.tenant.age, a.tenant.age), cmp.Compare(b.number, a.number))
 	})
-	for _, u := range wholes {
+	for _, u := range claims {
 		i := slices.IndexFunc(untouched, func(w *Worker) bool {
-			return w.tenant.age > u.Tenant.age && (u.Group == "" || u.Group == w.slot.hello.Group)
+			comes := w.tenant.age > u.Tenant.age || u.Urgent && w.tenant != u.Tenant
+			return comes && InGroup(w.slot.hello.Group, u.Group)
 		})
-		if i < 0 {
-			continue
+		if i >= 0 {
+			untouched[i].recall(u)
+			untouched = slices.Delete(untouched, i, i+1)
 		}
-		untouched[i].recall(u)
-		untouched = slices.Delete(untouched, i, i+1)
 	}
 }
 
@@ -280,4 +281,10 @@ func (p *Pool) Complete(t *Tenant) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.complete = true
+	for _, s := range p.slots {
+		if w := s.holder; w != nil && w.tenant == t && s.state == Reserved {
+			w.unrecall()
+		}
+	}
+	p.balance()
 }

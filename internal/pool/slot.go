@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -130,6 +131,7 @@ func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 	if err == nil && hello.Version != link.Version {
 		err = fmt.Errorf("%w: the agent speaks protocol %d, this rendezvous %d: use images of the same release", link.ErrProtocol, hello.Version, link.Version)
 	}
+	hello.Group = cmp.Or(hello.Group, DefaultGroup)
 	s := &slot{
 		pool: p, conn: conn, hello: hello, lost: make(chan struct{}),
 		id: fmt.Sprintf("%s/%d", hello.Agent, hello.Slot), address: conn.RemoteAddr().String(),

@@ -41,9 +41,11 @@ type Config struct {
 	UIDs          []uint32
 	DemandTimeout time.Duration
 	MaxWorkers    int
-	MaxAttempts   int // see broker.Config
-	Journal       *journal.Budget
-	Timing        link.Timing
+	// SessionWorkers is how many workers one cluster may hold; 0: no bound.
+	SessionWorkers int
+	MaxAttempts    int // see broker.Config
+	Journal        *journal.Budget
+	Timing         link.Timing
 	// Pods, if not nil, watches the worker pods; its metrics are registered by Run.
 	Pods func(*pods.Metrics) (*pods.Watcher, error)
 }
@@ -84,11 +86,14 @@ func Run(ctx context.Context, config Config) error {
 		group.Go(func() error { return watcher.Run(ctx) })
 	}
 	workers := pool.New(poolConfig)
+	book := &leases{}
 	sessions := broker.New(broker.Config{
 		Log: config.Log, Metrics: broker.NewMetrics(registry), Relay: relay.NewMetrics(registry),
 		Pool: workers, Listeners: config.Prober, PeerUID: config.Prober.PeerUID, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
-		MaxAttempts: config.MaxAttempts, Journal: config.Journal, Missing: missing,
+		MaxAttempts: config.MaxAttempts, Journal: config.Journal, Missing: missing, SessionWorkers: config.SessionWorkers,
+		Leases: book,
 	})
+	book.Manager = newLeases(config, workers, sessions, registry)
 	config.Journal.Register(registry)
 	in := newIntake(config, workers, registry)
 	source := api.Source{
@@ -96,12 +101,16 @@ func Run(ctx context.Context, config Config) error {
 			return api.State{
 				Build: config.Build, Backend: string(config.Prober.Backend()),
 				Workers: workers.Workers(), Pods: sessions.MissingPods(), Clusters: sessions.Clusters(),
+				Leases: book.List(),
 			}
 		},
 		Available: sessions.Available,
 		Plan:      sessions.Plan,
 		Hint:      sessions.Hint,
 		Once:      sessions.Once,
+		Leases:    book,
+		PeerUID:   config.Prober.PeerUID,
+		UIDs:      config.UIDs,
 	}
 	config.Log.Info("rendezvous is up",
 		zap.Stringer("agents", config.Agents.Addr()), zap.Bool("tls", config.TLS != nil),
@@ -110,6 +119,7 @@ func Run(ctx context.Context, config Config) error {
 
 	group.Go(func() error { return in.run(ctx, config.Agents) })
 	group.Go(func() error { return sessions.Run(ctx) })
+	group.Go(func() error { return book.Run(ctx) })
 	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source)) })
 	group.Go(func() error { return admin.Serve(ctx, config.Admin, admin.Handler(sessions.Ready, registry)) })
 	return group.Wait()

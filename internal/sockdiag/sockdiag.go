@@ -87,6 +87,7 @@ type source interface {
 // of the thread which called Open. Its methods may be called concurrently; they
 // take turns.
 type Prober struct {
+	ports   Range
 	backend Backend
 	reason  error
 
@@ -104,15 +105,18 @@ func Open(ports Range) (*Prober, error) {
 	}
 	nl, refused := openNetlink(ports)
 	if refused == nil {
-		return &Prober{backend: Netlink, src: nl}, nil
+		return &Prober{ports: ports, backend: Netlink, src: nl}, nil
 	}
-	p := &Prober{backend: Procfs, reason: refused, src: newProcfs(ports)}
+	p := &Prober{ports: ports, backend: Procfs, reason: refused, src: newProcfs(ports)}
 	if _, err := p.Listeners(nil); err != nil {
 		return nil, fmt.Errorf("list TCP listeners: netlink: %w; and %w; "+
 			"allow AF_NETLINK sockets or mount /proc in this container", refused, err)
 	}
 	return p, nil
 }
+
+// Ports returns the range that Open was given.
+func (p *Prober) Ports() Range { return p.ports }
 
 // Backend returns which source the answers come from.
 func (p *Prober) Backend() Backend { return p.backend }

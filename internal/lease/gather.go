@@ -1,0 +1,222 @@
+package lease
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// gather reserves l's workers, and others for those that end before they are taken,
+// until l is over.
+func (m *Manager) gather(ctx context.Context, l *lease) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var places sync.WaitGroup
+	defer places.Wait()
+	places.Go(func() {
+		select {
+		case <-l.over:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	turns := make(chan struct{}, acquiring)
+	for range l.needs() {
+		select {
+		case turns <- struct{}{}:
+			places.Go(func() { m.fill(ctx, l, turns) })
+		case <-ctx.Done():
+			return
+		}
+	}
+	places.Wait()
+}
+
+// fill keeps one place of l filled until its worker is taken, or ctx ends. It begins
+// with a turn to wait for a worker.
+func (m *Manager) fill(ctx context.Context, l *lease, turns chan struct{}) {
+	for {
+		w, err := m.config.Workers.Acquire(ctx, l.want())
+		<-turns
+		if err != nil {
+			return
+		}
+		p := &place{worker: w, taken: make(chan struct{})}
+		m.hold(l, p)
+		if !m.keep(ctx, l, p) {
+			return
+		}
+		w.Release() // nothing, for one that is over
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// keep holds p's worker until it is to be replaced by another, and reports false when
+// somebody has taken it.
+func (m *Manager) keep(ctx context.Context, l *lease, p *place) (replace bool) {
+	recalled := p.worker.Recalled()
+	for {
+		select {
+		case <-p.taken:
+			return false
+		case <-p.worker.Over():
+		case <-ctx.Done():
+		case <-recalled:
+			if !m.mayGiveBack(l) {
+				recalled = nil // it has been taken back
+				continue
+			}
+		}
+		return m.drop(l, p)
+	}
+}
+
+// hold notes that p's worker is reserved.
+func (m *Manager) hold(l *lease, p *place) {
+	m.mu.Lock()
+	l.held = append(l.held, p)
+	l.hope = time.Now()
+	complete := l.state == Waiting && len(l.held) == l.needs()
+	if l.state == Waiting {
+		l.tell()
+	}
+	m.mu.Unlock()
+	if complete {
+		m.settle(l)
+	}
+}
+
+// drop takes p out of l, unless somebody has taken its worker meanwhile.
+func (m *Manager) drop(l *lease, p *place) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, other := range l.held {
+		if other == p {
+			l.held = append(l.held[:i], l.held[i+1:]...)
+			if l.live() {
+				l.tell()
+			}
+			return true
+		}
+	}
+	return false
+}
+
+// mayGiveBack: a lease that waits for others gives back what somebody who comes before
+// it waits for, as a cluster does that forms. One that is ready has been promised.
+func (m *Manager) mayGiveBack(l *lease) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return l.state == Waiting
+}
+
+// settle makes l ready, whose workers are all reserved. A session without a lease may
+// have taken the port meanwhile: R chooses at random. l then gets another one.
+func (m *Manager) settle(l *lease) {
+	occupied, err := m.config.Occupied()
+	if err != nil {
+		m.config.Log.Error("cannot list listening sockets, a lease keeps its port unseen", zap.Error(err))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l.state != Waiting || len(l.held) != l.needs() {
+		return
+	}
+	if occupied[l.Port] && !m.assignPort(l, occupied) {
+		m.config.Metrics.refuse(NoPort)
+		m.end(l, Refused, "its port is in use, and no other is free")
+		return
+	}
+	m.config.Workers.Complete(l.Tenant)
+	l.state, l.settled = Ready, time.Now()
+	l.message = "connect within " + connectLimit.String()
+	l.tell()
+}
+
+// lookAfter ends the leases whose time is over, and brings what those that wait are
+// told up to date.
+func (m *Manager) lookAfter() {
+	type outlook struct {
+		text   string
+		coming bool
+	}
+	outlooks := make(map[string]outlook)
+	var late []*lease
+	for _, group := range m.waitingGroups() {
+		text, coming := m.config.Limits.Coming(group)
+		outlooks[group] = outlook{text, coming}
+	}
+	m.mu.Lock()
+	now := time.Now()
+	for len(m.past) > 0 && now.Sub(m.past[0].settled) > keep {
+		m.forget(m.past[0])
+	}
+	for _, l := range m.ports {
+		m.expire(l, now)
+		o, known := outlooks[l.Group]
+		if l.state != Waiting || !known {
+			continue
+		}
+		if o.coming {
+			l.hope = now
+		}
+		if o.text != l.news {
+			l.news = o.text
+			l.tell()
+		}
+		if now.Sub(l.hope) > m.config.DemandTimeout {
+			late = append(late, l)
+		}
+	}
+	m.mu.Unlock()
+	for _, l := range late {
+		m.giveUp(l)
+	}
+}
+
+// waitingGroups are the groups that leases wait for.
+func (m *Manager) waitingGroups() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seen := make(map[string]bool)
+	var groups []string
+	for _, l := range m.ports {
+		if l.state == Waiting && !seen[l.Group] {
+			seen[l.Group] = true
+			groups = append(groups, l.Group)
+		}
+	}
+	return groups
+}
+
+// expire ends l if its session is gone. Called with the lock held.
+func (m *Manager) expire(l *lease, now time.Time) {
+	switch {
+	case l.state == Ready && now.Sub(l.settled) > connectLimit:
+		m.end(l, Ended, "nobody connected to it within "+connectLimit.String())
+	case l.state != Connected && l.askers == 0 && now.Sub(l.renewed) > renewal:
+		m.end(l, Ended, "nobody asked for it for "+renewal.String())
+	}
+}
+
+// giveUp refuses a lease whose workers have not become ready in time.
+func (m *Manager) giveUp(l *lease) {
+	m.mu.Lock()
+	held, needs, waited := len(l.held), l.needs(), time.Since(l.since)
+	m.mu.Unlock()
+	why := m.config.Limits.Missing(l.Group, held, needs, waited)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l.state != Waiting || len(l.held) > held {
+		return
+	}
+	m.config.Metrics.refuse(NoWorkers)
+	m.config.Log.Warn("no workers for a lease, its session gets an R error", zap.String("lease", l.ID), zap.Uint32("uid", l.UID), zap.String("error", why))
+	m.end(l, Refused, why)
+}
