@@ -19,7 +19,7 @@ import (
 type State string
 
 // A slot goes from installing or starting to warm, reserved, bound, ending, and
-// back to starting; failed and draining lead out of it.
+// back to starting; failed, cordoned and draining lead out of it.
 const (
 	Installing State = "installing"
 	Starting   State = "starting"
@@ -28,11 +28,12 @@ const (
 	Bound      State = "bound"
 	Ending     State = "ending" // its session is over, its R is being ended
 	Failed     State = "failed"
+	Cordoned   State = "cordoned" // warm, and given to nobody: see Pool.Cordon
 	Draining   State = "draining"
 )
 
 // States lists every State, in the order of a worker's life.
-var States = []State{Installing, Starting, Warm, Reserved, Bound, Ending, Failed, Draining}
+var States = []State{Installing, Starting, Warm, Reserved, Bound, Ending, Failed, Cordoned, Draining}
 
 // Config is what a Pool needs.
 type Config struct {
@@ -61,8 +62,10 @@ type Pool struct {
 
 	mu      sync.Mutex
 	slots   map[key]*slot
-	warm    []*slot   // free, longest waiting first
-	waiting []*waiter // for a warm worker, in their order
+	agents  map[string][]*slot // by the agent's name
+	cordons map[string]bool    // names of agents, see Cordon
+	warm    []*slot            // free, longest waiting first
+	waiting []*waiter          // for a warm worker, in their order
 	counts  map[State]int
 	next    uint32           // reservation numbers
 	arrived uint64           // numbers the calls of Acquire
@@ -95,7 +98,10 @@ func New(config Config) *Pool {
 	if config.EndLimit == 0 {
 		config.EndLimit = 15 * time.Second
 	}
-	p := &Pool{config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool)}
+	p := &Pool{
+		config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool),
+		agents: make(map[string][]*slot), cordons: make(map[string]bool),
+	}
 	config.Metrics.attach(p)
 	return p
 }
@@ -181,6 +187,10 @@ func (p *Pool) hold(s *slot, at place) *Worker {
 // offer makes s, which nobody has touched, available. Called with the lock held.
 func (p *Pool) offer(s *slot) {
 	if s.gone() || s.state == Draining {
+		return
+	}
+	if p.cordons[s.hello.Agent] {
+		p.setState(s, Cordoned, "")
 		return
 	}
 	if len(p.waiting) > 0 {
@@ -278,6 +288,7 @@ func (p *Pool) add(s *slot) error {
 		return fmt.Errorf("the pool is full: %d workers, the limit of --max-workers", len(p.slots))
 	}
 	p.slots[k] = s
+	p.enlist(s)
 	p.setState(s, Starting, "")
 	return nil
 }
@@ -291,6 +302,7 @@ func (p *Pool) remove(s *slot) {
 	p.withdraw(s)
 	p.setState(s, "", "")
 	delete(p.slots, key{s.hello.Instance, s.hello.Slot})
+	p.delist(s)
 }
 
 // Snapshot describes one slot at one moment.
