@@ -151,7 +151,7 @@ func (w *Watcher) note(pod *corev1.Pod) {
 	var end *corev1.ContainerStateTerminated
 	now.ends, end = lastEnd(pod)
 	if end != nil {
-		now.last = oneLine(ended(end))
+		now.last = OneLine(ended(end))
 	}
 	w.mu.Lock()
 	before, known := w.pods[pod.Name]
