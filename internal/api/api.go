@@ -12,6 +12,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
 )
 
 // State is what the rendezvous knows at one moment.
@@ -21,6 +22,7 @@ type State struct {
 	Workers  []pool.Snapshot          `json:"workers"`
 	Pods     []pods.Pod               `json:"pods,omitempty"` // worker pods that have no slot here, and why
 	Clusters []broker.ClusterSnapshot `json:"clusters"`
+	Scaling  []scaler.Snapshot        `json:"scaling,omitempty"` // of the groups that are scaled
 }
 
 // Source is what the handler needs of the rendezvous.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
 )
 
 // WriteTable writes state for people, as of now.
@@ -57,7 +58,28 @@ func WriteTable(out io.Writer, state State, now time.Time) error {
 	if len(state.Clusters) == 0 {
 		fmt.Fprintln(w, "(no cluster)")
 	}
+	if len(state.Scaling) > 0 {
+		writeScaling(w, state.Scaling, now)
+	}
 	return w.Flush()
+}
+
+// writeScaling writes a row for each group, and one more for each further condition.
+func writeScaling(w io.Writer, groups []scaler.Snapshot, now time.Time) {
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "GROUP\tDEPLOYMENT\tWANTED\tPODS\tREADY\tLEAVING\tMIN\tMAX\tFOR\tCONDITION")
+	for _, g := range groups {
+		row := fmt.Sprintf("%s\t%s\t%d\t%d\t%d\t%s\t%d\t%d", g.Group, g.Deployment, g.Wanted, g.Pods, g.Ready, dash(g.Leaving), g.Min, g.Max)
+		if len(g.Conditions) == 0 {
+			fmt.Fprintf(w, "%s\t-\t-\n", row)
+		}
+		for i, c := range g.Conditions {
+			if i > 0 {
+				row = "\t\t\t\t\t\t\t"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s, %s: %s\n", row, age(now, c.Since), c.Type, c.Reason, c.Message)
+		}
+	}
 }
 
 func age(now, since time.Time) string { return duration(now.Sub(since)) }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,6 +70,10 @@ type Config struct {
 	Journal *journal.Budget
 	// Missing are the worker pods that do not work, and why. May be nil.
 	Missing func() []pods.Pod
+	// Scaling starts workers for what is wanted. May be nil.
+	Scaling Scaling
+	// Groups are the groups of workers that are known before an agent announces them.
+	Groups []string
 }
 
 // Broker serves the R sessions of this network namespace.
@@ -274,7 +279,7 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 		switch s.State {
 		case pool.Warm:
 			ready++
-		case pool.Installing, pool.Starting, pool.Failed, pool.Draining, pool.Ending:
+		case pool.Installing, pool.Starting, pool.Failed, pool.Cordoned, pool.Draining, pool.Ending:
 			reason := string(s.State)
 			if s.Reason != "" {
 				reason += ": " + s.Reason
@@ -282,14 +287,16 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 			missing = append(missing, fmt.Sprintf("%s/%d is %s", s.Agent, s.Slot, reason))
 		}
 	}
-	total := len(slots)
+	total, scaling := len(slots), b.scaling()
 	for _, pod := range b.missingPods(slots) {
 		total++
-		missing = append(missing, pod.Name+": "+pod.Reason)
+		if !strings.Contains(scaling, pod.Name+": ") {
+			missing = append(missing, pod.Name+": "+pod.Reason)
+		}
 	}
 	return explain(explanation{
 		ready: ready, total: total, held: held, others: others,
-		node: number, waited: waited, missing: missing,
+		node: number, waited: waited, missing: missing, scaling: scaling,
 	})
 }
 

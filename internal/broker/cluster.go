@@ -82,6 +82,7 @@ func (b *Broker) join(n *node) *cluster {
 	}
 	c.nodes[n] = true
 	c.most = max(c.most, len(c.nodes))
+	b.poke()
 	return c
 }
 

@@ -15,6 +15,7 @@ type explanation struct {
 	node    int // which node of its cluster, from 1
 	waited  time.Duration
 	missing []string // slots that are not ready, and why
+	scaling string   // how far whoever starts workers is, "" if nobody does
 }
 
 // missingShown bounds the slots that are named: an R error is cut at 8 KB.
@@ -33,6 +34,10 @@ func explain(e explanation) string {
 			break
 		}
 		b.WriteString("; " + m)
+	}
+	if e.scaling != "" {
+		b.WriteString("; scaling: " + e.scaling)
+		return b.String()
 	}
 	switch {
 	case e.total == 0:

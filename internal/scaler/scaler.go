@@ -18,7 +18,7 @@ const (
 	pace = time.Second
 	// gather is waited after a Poke: what it announces comes in numbers, such as the nodes
 	// of a cluster.
-	gather = 20 * time.Millisecond
+	gather = 50 * time.Millisecond
 )
 
 // Pool is what a Scaler needs of the workers that are connected. An agent's name is its
@@ -69,8 +69,12 @@ func New(config Config) *Scaler {
 }
 
 // Run scales until ctx ends. Each group has a goroutine of its own: one whose requests
-// are not answered does not hold up another.
+// are not answered does not hold up another. A nil Scaler has nothing to do until then.
 func (s *Scaler) Run(ctx context.Context) error {
+	if s == nil {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	running, ctx := errgroup.WithContext(ctx)
 	for _, g := range s.groups {
 		running.Go(func() error { return g.run(ctx) })
@@ -124,8 +128,20 @@ func (s *Scaler) Explain(group string) string {
 	return text
 }
 
-// Snapshot describes every group, in the order of the configuration.
+// Groups names the groups that are scaled.
+func (s *Scaler) Groups() []string {
+	names := make([]string, len(s.groups))
+	for i, g := range s.groups {
+		names[i] = g.config.Name
+	}
+	return names
+}
+
+// Snapshot describes every group, in the order of the configuration; nil, if s is.
 func (s *Scaler) Snapshot() []Snapshot {
+	if s == nil {
+		return nil
+	}
 	all := make([]Snapshot, 0, len(s.groups))
 	for _, g := range s.groups {
 		g.mu.Lock()
