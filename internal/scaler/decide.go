@@ -11,9 +11,9 @@ const (
 	// leaveLimit is how long pods may take to be deleted once their ReplicaSet was told
 	// to have fewer: it does so within a second. Then they go back into the pool.
 	leaveLimit = 30 * time.Second
-	// calm is how long nothing must have been under way before a pod that was to go, and
+	// quietAfter is how long nothing must have been under way before a pod that was to go, and
 	// is still there, is taken for one that stays: what its watch tells may be late.
-	calm = time.Second
+	quietAfter = time.Second
 	// restAfter is how long nothing shrinks after pods were not deleted.
 	restAfter = 5 * time.Minute
 	// apartAfter is how long a pod may be ready without its agent's being connected here:
@@ -249,7 +249,7 @@ func (m *memory) review(v view, d *decision) (stuck int) {
 			continue
 		case m.sent >= 0 && !late: // it will be seen what became of the request
 			continue
-		case l.told && m.sent < 0 && !m.calm(v.now):
+		case l.told && m.sent < 0 && !m.quiet(v.now):
 			if late {
 				stuck++
 			}
@@ -262,9 +262,9 @@ func (m *memory) review(v view, d *decision) (stuck int) {
 	return stuck
 }
 
-// calm reports whether every pod that was to be deleted is being so.
-func (m *memory) calm(now time.Time) bool {
-	return !m.settled.IsZero() && now.Sub(m.settled) >= calm
+// quiet reports whether every pod that was to be deleted is being so.
+func (m *memory) quiet(now time.Time) bool {
+	return !m.settled.IsZero() && now.Sub(m.settled) >= quietAfter
 }
 
 // strays are the pods that have a mark and are not leaving: a request came to nothing,

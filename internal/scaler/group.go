@@ -2,6 +2,7 @@ package scaler
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,8 @@ const (
 	retryMost  = 15 * time.Second
 	// marking is how many pods are marked at the same time.
 	marking = 8
+	// asking is how often, at most, it is looked whether nodes are being added.
+	asking = 10 * time.Second
 	// telling is how often, at most, it is logged what pods are waited for.
 	telling = 10 * time.Second
 )
@@ -47,6 +50,8 @@ type group struct {
 	cannotDo   error     // why the last change failed
 	retry      time.Time // until when neither is tried
 	backoff    backoff.BackOff
+	nodes      map[string]string // see Cluster.NewNodes
+	nodesAsked time.Time
 	told       string // what was logged of pods that are waited for
 	toldAt     time.Time
 
@@ -92,6 +97,7 @@ func (g *group) run(ctx context.Context) error {
 func (g *group) step(ctx context.Context, now time.Time) {
 	v := g.look(now)
 	defer g.publish(&v)
+	defer g.askForNodes(ctx, &v)
 	g.memory.want(now, v.wanted)
 	fresh := false
 	for range attempts {
@@ -163,12 +169,32 @@ func (g *group) reads(ctx context.Context, v *view) bool {
 		return false
 	}
 	g.cannotRead = nil
-	g.calm()
+	g.ease()
 	g.deployment, g.read = deployment, v.now
 	g.reading++
 	v.deployment, v.reading = deployment, g.reading
 	return true
 }
+
+// askForNodes looks whether nodes are being added for pods that have none. It is no
+// trouble when that cannot be told.
+func (g *group) askForNodes(ctx context.Context, v *view) {
+	if !slices.ContainsFunc(v.pods, unassigned) {
+		g.nodes = nil
+		return
+	}
+	if !v.now.Before(g.retry) && v.now.Sub(g.nodesAsked) >= asking {
+		g.nodesAsked = v.now
+		g.nodes, _ = g.cluster.NewNodes(ctx)
+	}
+	for i, pod := range v.pods {
+		if said := g.nodes[pod.Name]; said != "" && unassigned(pod) {
+			v.pods[i].Reason = pods.OneLine("a node is being added: " + said)
+		}
+	}
+}
+
+func unassigned(pod pods.Status) bool { return pod.Node == "" && !pod.Leaves }
 
 // failed counts an error and has the next request wait; it returns the error, nil for one
 // that is no trouble: our own end, and a Deployment that has changed meanwhile.
@@ -188,12 +214,12 @@ func (g *group) failed(ctx context.Context, now time.Time, err error) error {
 // done takes over how a change ended, nil if well, or if there was none to be made.
 func (g *group) done(trouble error) {
 	g.cannotDo = trouble
-	g.calm()
+	g.ease()
 }
 
-// calm ends the waits between requests when none fails any more. A change that is
+// ease ends the waits between requests when none fails any more. A change that is
 // refused while the Deployment can be read is tried again ever more rarely.
-func (g *group) calm() {
+func (g *group) ease() {
 	if g.cannotRead == nil && g.cannotDo == nil {
 		g.retry = time.Time{}
 		g.backoff.Reset()

@@ -32,6 +32,8 @@ type Cluster interface {
 	// for several pods at the same time.
 	Mark(ctx context.Context, pod string) error
 	Unmark(ctx context.Context, pod string) error
+	// NewNodes tells for which pods nodes are being added, in the words of whoever does.
+	NewNodes(ctx context.Context) (map[string]string, error)
 }
 
 // Deployment is what the API server knows of one.
@@ -69,6 +71,7 @@ type Kubernetes struct {
 func NewKubernetes(api *rest.Config, namespace string) (*Kubernetes, error) {
 	scheme := runtime.NewScheme()
 	utilruntime.Must(appsv1.AddToScheme(scheme)) // fails for programming errors alone
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.EventList{})
 	for _, version := range []schema.GroupVersion{appsv1.SchemeGroupVersion, corev1.SchemeGroupVersion} {
 		metav1.AddToGroupVersion(scheme, version)
 	}
@@ -163,4 +166,30 @@ func (k *Kubernetes) annotate(ctx context.Context, pod, value string) error {
 		return fmt.Errorf("annotate pod %s: %w", pod, err)
 	}
 	return nil
+}
+
+// nodeEvents are the reasons of the events by which the cluster autoscaler and Karpenter
+// say that they add a node for a pod.
+var nodeEvents = []string{"TriggeredScaleUp", "Nominated"}
+
+// maxEvents bounds what is read of them: a few pods are named in a message.
+const maxEvents = 100
+
+// NewNodes implements Cluster.
+func (k *Kubernetes) NewNodes(ctx context.Context) (map[string]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	said := make(map[string]string)
+	for _, reason := range nodeEvents {
+		var list corev1.EventList
+		options := metav1.ListOptions{FieldSelector: "involvedObject.kind=Pod,reason=" + reason, Limit: maxEvents}
+		err := k.core.Get().Namespace(k.namespace).Resource("events").VersionedParams(&options, metav1.ParameterCodec).Do(ctx).Into(&list)
+		if err != nil {
+			return nil, fmt.Errorf("list events %s: %w", reason, err)
+		}
+		for _, event := range list.Items {
+			said[event.InvolvedObject.Name] = event.Message
+		}
+	}
+	return said, nil
 }

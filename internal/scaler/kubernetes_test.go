@@ -77,6 +77,12 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.write(w, s.shown())
 	case what == "PUT /apis/apps/v1/namespaces/ns/deployments/future-worker/scale":
 		s.scale(w, body)
+	case what == "GET /api/v1/namespaces/ns/events":
+		list := corev1.EventList{TypeMeta: metav1.TypeMeta{Kind: "EventList", APIVersion: "v1"}}
+		if selector := r.URL.Query().Get("fieldSelector"); selector == "involvedObject.kind=Pod,reason=TriggeredScaleUp" {
+			list.Items = []corev1.Event{{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Name: "a"}, Message: "pod triggered scale-up"}}
+		}
+		s.write(w, list)
 	case strings.HasPrefix(what, "PATCH /api/v1/namespaces/ns/pods/"):
 		if r.Header.Get("Content-Type") != "application/merge-patch+json" {
 			s.t.Errorf("patch of %s", r.Header.Get("Content-Type"))
@@ -230,6 +236,9 @@ gone {"metadata":{"annotations":{"controller.kubernetes.io/pod-deletion-cost":"-
 a {"metadata":{"annotations":{"controller.kubernetes.io/pod-deletion-cost":null}}}
 gone {"metadata":{"annotations":{"controller.kubernetes.io/pod-deletion-cost":null}}}` {
 		t.Errorf("patches:\n%s", got)
+	}
+	if said, err := k.NewNodes(t.Context()); err != nil || fmt.Sprint(said) != "map[a:pod triggered scale-up]" {
+		t.Errorf("nodes: %v, %v", said, err)
 	}
 	for status, want := range map[int]string{
 		http.StatusForbidden: forbidden, http.StatusUnauthorized: forbidden, http.StatusNotFound: notFound, http.StatusConflict: conflict,

@@ -4,10 +4,12 @@
 package scaler
 
 import (
+	"cmp"
 	"context"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/pods"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
@@ -100,9 +102,12 @@ func (s *Scaler) Poke() {
 	}
 }
 
+// group is the group that demand for name is for, "" being any; nil if it is not scaled.
+func (s *Scaler) group(name string) *group { return s.byName[cmp.Or(name, pool.DefaultGroup)] }
+
 // Max is how many workers a group may have, 0 if it is not scaled.
 func (s *Scaler) Max(group string) int {
-	g := s.byName[group]
+	g := s.group(group)
 	if g == nil {
 		return 0
 	}
@@ -112,7 +117,7 @@ func (s *Scaler) Max(group string) int {
 // Starting reports whether demand for a group's workers has reason to wait: pods are on
 // their way. The text says how far they are, or why there are none.
 func (s *Scaler) Starting(group string) (bool, string) {
-	g := s.byName[group]
+	g := s.group(group)
 	if g == nil {
 		return false, ""
 	}

@@ -48,7 +48,8 @@ type world struct {
 	startup time.Duration // until a pod is ready
 	nodes   []string      // none: no pod is scheduled
 	stalled bool          // the controllers do nothing
-	reason  string        // why pods do not become ready
+	news    map[string]string
+	reason  string // why pods do not become ready
 
 	err   func(verb string) error // of requests; may be nil
 	lost  func() bool             // a number was set, and the answer is lost; may be nil
@@ -173,6 +174,13 @@ func (w *world) annotate(pod, cost string) error {
 		p.Cost = cost
 	}
 	return nil
+}
+
+func (w *world) NewNodes(context.Context) (map[string]string, error) {
+	if err := w.request("events"); err != nil {
+		return nil, err
+	}
+	return w.news, nil
 }
 
 func (w *world) Group(name string) []pods.Status {
@@ -339,5 +347,3 @@ func (w *world) condition(kind ConditionType) string {
 	}
 	return ""
 }
-
-func zapString(key, value string) zap.Field { return zap.String(key, value) }
