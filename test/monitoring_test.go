@@ -18,7 +18,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
 	"github.com/psock-runtime/psock-runtime/test/monitoring"
+	"go.uber.org/zap"
 )
 
 // prometheusServer is a real Prometheus that scrapes real programs.
@@ -176,6 +178,7 @@ func podMetrics(t *testing.T) (names []string) {
 	t.Helper()
 	registry := prometheus.NewRegistry()
 	pods.NewMetrics(registry)
+	scaler.New(scaler.Config{Log: zap.NewNop(), Metrics: scaler.NewMetrics(registry), Groups: []scaler.Group{{Name: "default"}}})
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -44,6 +44,7 @@ type serve struct {
 	JournalDisk   int64         `help:"MiB of files in --journal-dir for what is over --journal-memory. What is over both cannot run again." default:"2048" env:"RENDEZVOUS_JOURNAL_DISK" placeholder:"MIB"`
 	JournalDir    string        `help:"Directory of these files (default: the system's for temporary files). They are deleted while they are open: nothing is left over." env:"RENDEZVOUS_JOURNAL_DIR" placeholder:"DIR"`
 	WorkerPods    string        `help:"Label selector of the worker pods in this pod's namespace, for instance release=test,component=worker: errors then say what Kubernetes knows of those that are missing. Needs a service account that may get, list and watch pods." env:"RENDEZVOUS_WORKER_PODS" placeholder:"SELECTOR"`
+	Scale         []string      `help:"A Deployment of worker pods to scale with what sessions want, as deployment=NAME,max=PODS and, if others than these, group=default,min=0,slots=1 (workers in a pod), idle=5m (until pods go that nobody needs), rate=0 (pods added in a minute at most; 0: no bound), start=10m (how long sessions wait for pods that start). Can be given more than once. Needs --worker-pods, and a service account that may get the Deployment, update its scale, and patch pods." sep:";" env:"RENDEZVOUS_SCALE" placeholder:"GROUP"`
 	MaxWorkers    int           `help:"Most worker slots that may be connected." default:"10000" env:"RENDEZVOUS_MAX_WORKERS"`
 
 	SessionWorkers int `help:"Most workers that one cluster of a session may have at a time; 0 is no bound. Without one, sessions share what there is evenly." default:"0" env:"RENDEZVOUS_SESSION_WORKERS"`
@@ -79,6 +80,9 @@ func (s *serve) Validate() error {
 	}
 	if _, err := labels.Parse(s.WorkerPods); err != nil {
 		return fmt.Errorf("--worker-pods: %q is no label selector such as app=future,component=worker: %w", s.WorkerPods, err)
+	}
+	if _, err := s.scale(); err != nil {
+		return fmt.Errorf("--scale: %w", err)
 	}
 	if s.MaxAttempts < 1 {
 		return fmt.Errorf("--max-attempts: %d, give 1 or more", s.MaxAttempts)
@@ -155,6 +159,9 @@ func (s *serve) Run(ctx context.Context) error {
 		if config.Pods, err = s.watcher(log); err != nil {
 			return program.Configf("--worker-pods: %w", err)
 		}
+	}
+	if err := s.scaling(&config); err != nil {
+		return program.Configf("--scale: %w", err)
 	}
 	ports, err := s.portRange()
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
 )
 
 // State is what the rendezvous knows at one moment.
@@ -24,6 +25,7 @@ type State struct {
 	Pods     []pods.Pod               `json:"pods,omitempty"` // worker pods that have no slot here, and why
 	Clusters []broker.ClusterSnapshot `json:"clusters"`
 	Leases   []lease.Snapshot         `json:"leases,omitempty"`
+	Scaling  []scaler.Snapshot        `json:"scaling,omitempty"` // of the groups that are scaled
 }
 
 // Source is what the handler needs of the rendezvous.

@@ -16,6 +16,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
 	"go.uber.org/goleak"
 )
 
@@ -40,6 +41,17 @@ func state() api.State {
 			},
 		}},
 	}
+}
+
+// scaled is a state with two groups that are scaled.
+func scaled() api.State {
+	return api.State{Scaling: []scaler.Snapshot{
+		{Group: "default", Deployment: "future-worker", Max: 6, Slots: 2, Wanted: 9, Need: 5, Pods: 5, Ready: 3, Leaving: 1, Conditions: []scaler.Condition{
+			{Type: scaler.ScalingFails, Reason: "Unreachable", Message: "no answer", Since: now.Add(-90 * time.Second)},
+			{Type: scaler.Paused, Reason: "Paused", Message: "it is", Since: now.Add(-time.Second)},
+		}},
+		{Group: "gpu", Deployment: "future-worker-gpu", Min: 1, Max: 2, Slots: 1, Pods: 1, Ready: 1},
+	}}
 }
 
 func TestWorkers(t *testing.T) {
@@ -163,6 +175,18 @@ WORKER  NODE  STATE  FOR  PID  MEMORY  CALLS  BUSY  CLUSTER  REASON
 
 CLUSTER  PORT  USER  FOR  NODES  WAITING  CALLS  UNMET DEMAND
 (no cluster)
+`},
+		{scaled(), `
+WORKER  NODE  STATE  FOR  PID  MEMORY  CALLS  BUSY  CLUSTER  REASON
+(no worker agent is connected)
+
+CLUSTER  PORT  USER  FOR  NODES  WAITING  CALLS  UNMET DEMAND
+(no cluster)
+
+GROUP    DEPLOYMENT         WANTED  PODS  READY  LEAVING  MIN  MAX  FOR    CONDITION
+default  future-worker      9       5     3      1        0    6    1m30s  ScalingFails, Unreachable: no answer
+                                                                    1s     Paused, Paused: it is
+gpu      future-worker-gpu  0       1     1      -        1    2    -      -
 `},
 	} {
 		var out strings.Builder

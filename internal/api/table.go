@@ -8,6 +8,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
 )
 
 // WriteTable writes state for people, as of now.
@@ -59,6 +60,7 @@ func WriteTable(out io.Writer, state State, now time.Time) error {
 		fmt.Fprintln(w, "(no cluster)")
 	}
 	writeLeases(w, state.Leases, now)
+	writeScaling(w, state.Scaling, now)
 	return w.Flush()
 }
 
@@ -79,6 +81,28 @@ func writeLeases(w io.Writer, leases []lease.Snapshot, now time.Time) {
 		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%d\t%s\t%s\n", name, l.Port, l.UID, age(now, l.Since),
 			text(l.Group), workers, l.Ready, l.State, text(l.Message))
+	}
+}
+
+// writeScaling writes a row for each group that is scaled, and one more for each further
+// condition.
+func writeScaling(w io.Writer, groups []scaler.Snapshot, now time.Time) {
+	if len(groups) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(w, "GROUP\tDEPLOYMENT\tWANTED\tPODS\tREADY\tLEAVING\tMIN\tMAX\tFOR\tCONDITION")
+	for _, g := range groups {
+		row := fmt.Sprintf("%s\t%s\t%d\t%d\t%d\t%s\t%d\t%d", g.Group, g.Deployment, g.Wanted, g.Pods, g.Ready, dash(g.Leaving), g.Min, g.Max)
+		if len(g.Conditions) == 0 {
+			fmt.Fprintf(w, "%s\t-\t-\n", row)
+		}
+		for i, c := range g.Conditions {
+			if i > 0 {
+				row = "\t\t\t\t\t\t\t"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s, %s: %s\n", row, age(now, c.Since), c.Type, c.Reason, c.Message)
+		}
 	}
 }
 

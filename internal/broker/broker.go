@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -73,6 +74,10 @@ type Config struct {
 	SessionWorkers int
 	// Leases are the ports and workers that sessions have asked for. May be nil.
 	Leases Leases
+	// Scaling starts workers for what is wanted. May be nil.
+	Scaling Scaling
+	// Groups are the groups of workers that are known before an agent announces them.
+	Groups []string
 }
 
 // Broker serves the R sessions of this network namespace.
@@ -244,7 +249,8 @@ func (b *Broker) listening(d *demand) bool {
 // Available is the number of workers that a session may ask for now: those that
 // work or are about to, without those that clusters on other ports hold. ports
 // are the session's own, whose workers it gives back before it takes new ones. For a
-// plan, what runs futures elsewhere counts as well: it is shared.
+// plan, what runs futures elsewhere counts as well, since it is shared, and what can be
+// started for it.
 func (b *Broker) Available(ports []uint16, plan bool) int {
 	states, _ := b.config.Pool.Counts()
 	n := states[pool.Starting] + states[pool.Warm] + states[pool.Reserved] + states[pool.Bound] + states[pool.Ending] - b.leased()
@@ -263,6 +269,9 @@ func (b *Broker) Available(ports []uint16, plan bool) int {
 				n--
 			}
 		}
+	}
+	if plan {
+		n = max(n, b.most(""))
 	}
 	if most := b.config.SessionWorkers; most > 0 {
 		n = min(n, most)
@@ -292,18 +301,21 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 		switch s.State {
 		case pool.Warm:
 			ready++
-		case pool.Installing, pool.Starting, pool.Failed, pool.Draining, pool.Ending:
+		case pool.Installing, pool.Starting, pool.Failed, pool.Cordoned, pool.Draining, pool.Ending:
 			missing = append(missing, shortcoming(s))
 		}
 	}
 	total := len(slots)
+	scaling, _ := b.scaling(c.group())
 	for _, pod := range b.missingPods(slots) {
 		total++
-		missing = append(missing, pod.Name+": "+pod.Reason)
+		if !strings.Contains(scaling, pod.Name+": ") {
+			missing = append(missing, pod.Name+": "+pod.Reason)
+		}
 	}
 	return explain(explanation{
 		ready: ready, total: total, held: held, others: others,
-		node: number, waited: waited, missing: missing,
+		node: number, waited: waited, missing: missing, scaling: scaling,
 	})
 }
 

@@ -97,6 +97,7 @@ func (b *Broker) join(n *node) *cluster {
 	}
 	c.nodes[n] = true
 	c.most = max(c.most, len(c.nodes))
+	b.poke()
 	return c
 }
 
@@ -156,6 +157,17 @@ func (b *Broker) takePlan() bool {
 		}
 	}
 	return false
+}
+
+// size is how many workers c has use for when one of its nodes waits: a session that
+// waits for one worker cannot ask for more, but its user has.
+func (b *Broker) size(c *cluster) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !c.shared {
+		return 0
+	}
+	return len(c.nodes)
 }
 
 // refusal returns the answer that c's nodes get at present, "" for none.

@@ -16,6 +16,7 @@ type explanation struct {
 	wanted  int // not 0: it is a lease for so many that got too few
 	waited  time.Duration
 	missing []string // slots that are not ready, and why
+	scaling string   // how far whoever starts workers is, "" if nobody does
 }
 
 // missingShown bounds the slots that are named: an R error is cut at 8 KB.
@@ -43,6 +44,10 @@ func explain(e explanation) string {
 			break
 		}
 		b.WriteString("; " + m)
+	}
+	if e.scaling != "" {
+		b.WriteString("; scaling: " + e.scaling)
+		return b.String()
 	}
 	switch {
 	case e.total == 0:

@@ -25,6 +25,8 @@ func TestExplain(t *testing.T) {
 			"4 of 4 workers are ready; a lease of 6 waited 1m0s (3 reserved for it, 1 in use by others); start more workers or ask for at most 3"},
 		{"many are broken", explanation{total: 7, node: 1, waited: time.Second, missing: []string{"a", "b", "c", "d", "e", "f", "g"}},
 			"0 of 7 workers are ready; node 1 waited 1s for one; a; b; c; d; e; and 2 more"},
+		{"more are started", explanation{ready: 1, total: 3, held: 1, node: 2, waited: time.Minute, missing: []string{"pod/1 is installing"}, scaling: "1 of 6 pods run; FailedCreate: exceeded quota"},
+			"1 of 3 workers are ready; node 2 waited 1m0s for one (1 in use by this cluster, 0 by others); pod/1 is installing; scaling: 1 of 6 pods run; FailedCreate: exceeded quota"},
 	} {
 		if got := explain(tc.e); got != tc.want {
 			t.Errorf("%s:\n got %s\nwant %s", tc.name, got, tc.want)

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -121,13 +122,17 @@ func (b *Broker) AvailableIn(group string, ports []uint16) int {
 			}
 		}
 	}
-	return len(available)
+	return max(len(available), b.most(group))
 }
 
-// Groups are the worker groups of the agents that are connected.
+// Groups are the worker groups that are known: those of the agents that are connected,
+// and those that are scaled.
 func (b *Broker) Groups() []string {
-	var groups []string
+	groups := slices.Clone(b.config.Groups)
 	seen := make(map[string]bool)
+	for _, group := range groups {
+		seen[group] = true
+	}
 	for _, s := range b.config.Pool.Workers() {
 		if !seen[s.Group] {
 			seen[s.Group] = true
@@ -137,11 +142,15 @@ func (b *Broker) Groups() []string {
 	return groups
 }
 
+// Most is how many workers of the group there may be, 0 if that is not known.
+func (b *Broker) Most(group string) int { return b.most(group) }
+
 // Lacking is why a lease for so many workers of the group, of which it holds some,
 // waits in vain.
 func (b *Broker) Lacking(group string, held, wanted int, waited time.Duration) string {
 	e := b.survey(group, held)
 	e.wanted, e.waited = wanted, waited
+	e.scaling, _ = b.scaling(group)
 	return explain(e)
 }
 
@@ -157,6 +166,11 @@ func (b *Broker) Outlook(group string) (text string, coming bool) {
 		if s.State == pool.Bound {
 			busy++
 		}
+	}
+	scaling, starting := b.scaling(group)
+	coming = coming || starting
+	if scaling != "" {
+		return scaling, coming
 	}
 	e := b.survey(group, 0)
 	parts := e.missing[:min(len(e.missing), missingShown)]

@@ -58,6 +58,7 @@ func NewMetrics(register prometheus.Registerer) *Metrics {
 }
 
 func (m *Metrics) attach(b *Broker) {
+	m.register.MustRegister(newWantedCollector(b))
 	promauto.With(m.register).NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "rendezvous_clusters",
 		Help: "PSOCK clusters of R sessions at present.",

@@ -156,9 +156,18 @@ func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
 	}
 }
 
-// acquire reserves a worker, within the demand timeout and while the session
-// waits for it.
+// acquire reserves a worker, while the session waits for it: within the demand timeout,
+// or for as long as workers are being started.
 func (n *node) acquire(ctx context.Context) error {
+	for {
+		err := n.acquireInTime(ctx)
+		if _, starting := n.broker.scaling(n.cluster.group()); !starting || !errors.Is(err, errUnmet) {
+			return err
+		}
+	}
+}
+
+func (n *node) acquireInTime(ctx context.Context) error {
 	waiting, cancel := context.WithTimeoutCause(ctx, n.broker.config.DemandTimeout, errUnmet)
 	defer cancel()
 	for {
@@ -356,7 +365,8 @@ func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, erro
 	if refusal := b.refusal(n.cluster); refusal != "" && !need.Lost {
 		return nil, errors.New(refusal)
 	}
-	want := pool.Want{Tenant: n.cluster.tenant, Group: n.cluster.group(), Urgent: need.Lost, SetUps: need.SetUps}
+	want := pool.Want{Tenant: n.cluster.tenant, Group: n.cluster.group(), Urgent: need.Lost, SetUps: need.SetUps, Total: b.size(n.cluster)}
+	b.poke()
 	began := time.Now()
 	for {
 		limited, cancel := context.WithTimeout(ctx, b.config.DemandTimeout)
@@ -367,6 +377,9 @@ func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, erro
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if _, starting := b.scaling(n.cluster.group()); starting {
+			continue
 		}
 		if need.Lost || !b.inUse() {
 			unmet := b.unmet(n.cluster, time.Since(began))

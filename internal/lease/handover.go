@@ -55,19 +55,6 @@ func (m *Manager) Ended(port uint16) {
 	}
 }
 
-// Wanted is how many workers leases wait for, by group.
-func (m *Manager) Wanted() map[string]int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	wanted := make(map[string]int)
-	for _, l := range m.ports {
-		if l.state == Waiting {
-			wanted[l.Group] += l.needs() - len(l.held)
-		}
-	}
-	return wanted
-}
-
 // Held is how many workers of the pool are reserved for leases and not taken yet.
 func (m *Manager) Held() []string {
 	m.mu.Lock()

@@ -154,7 +154,9 @@ func (l *lease) needs() int {
 }
 
 // want is what each of its places asks for. Its workers are of use only together.
-func (l *lease) want() pool.Want { return pool.Want{Tenant: l.Tenant, Group: l.Group, Whole: !l.Share} }
+func (l *lease) want() pool.Want {
+	return pool.Want{Tenant: l.Tenant, Group: l.Group, Whole: !l.Share, Total: l.Workers}
+}
 
 func (l *lease) live() bool { return l.state != Refused && l.state != Ended }
 

@@ -14,7 +14,7 @@ const maxReason = 240
 
 // Explain says in one line why pod is no working worker, Kubernetes' own word for it
 // first ("ImagePullBackOff: Back-off pulling image ..."), "" when it is ready.
-func Explain(pod *corev1.Pod) string { return oneLine(explain(pod)) }
+func Explain(pod *corev1.Pod) string { return OneLine(explain(pod)) }
 
 func explain(pod *corev1.Pod) string {
 	switch {
@@ -136,8 +136,8 @@ func condition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodConditi
 	return nil
 }
 
-// oneLine bounds s and frees it of what does not belong into a log line or an R error.
-func oneLine(s string) string {
+// OneLine bounds s and frees it of what does not belong into a log line or an R error.
+func OneLine(s string) string {
 	s = strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
 	if len(s) > maxReason {
 		s = strings.ToValidUTF8(s[:maxReason], "") + "..."

@@ -118,9 +118,12 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// Explain says the same of what strip keeps, and a pod is small then.
+// Explain and Group say the same of what strip keeps, and a pod is small then.
 func TestStrip(t *testing.T) {
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "1", Annotations: map[string]string{"x": strings.Repeat("x", 1<<16)}}}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "1",
+		Annotations: map[string]string{"x": strings.Repeat("x", 1<<16), corev1.PodDeletionCost: "-7"},
+		Labels:      map[string]string{"y": strings.Repeat("y", 1<<16), "group": "gpu"},
+	}}
 	pod.Spec.NodeName = "n1"
 	pod.Status = oom
 	pod.Status.ContainerStatuses = append([]corev1.ContainerStatus{}, oom.ContainerStatuses...)
@@ -133,6 +136,9 @@ func TestStrip(t *testing.T) {
 	kept := stripped.(*corev1.Pod)
 	if Explain(kept) != Explain(pod) {
 		t.Errorf("%q, want %q", Explain(kept), Explain(pod))
+	}
+	if status(kept) != status(pod) || group(kept) != group(pod) {
+		t.Errorf("%+v of %s, want %+v of %s", status(kept), group(kept), status(pod), group(pod))
 	}
 	if size := kept.Size(); size > 1<<10 {
 		t.Errorf("%d bytes are kept", size)

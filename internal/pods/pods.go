@@ -80,9 +80,10 @@ type Watcher struct {
 
 // state is what is known of one pod.
 type state struct {
+	Status
 	uid    string
-	reason string    // "" while it is ready
-	lost   bool      // reason says why its workers are no more
+	group  string
+	lost   bool      // Reason says why its workers are no more
 	failed string    // the pod's own status.reason, if it has one
 	ends   int32     // containers that have ended, restarts included
 	last   string    // how the last one did
@@ -146,11 +147,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 
 // note takes over what became of a pod.
 func (w *Watcher) note(pod *corev1.Pod) {
-	now := state{uid: string(pod.UID), reason: Explain(pod), lost: lost(pod), failed: pod.Status.Reason}
+	now := state{Status: status(pod), uid: string(pod.UID), group: group(pod), lost: lost(pod), failed: pod.Status.Reason}
 	var end *corev1.ContainerStateTerminated
 	now.ends, end = lastEnd(pod)
 	if end != nil {
-		now.last = oneLine(ended(end))
+		now.last = OneLine(ended(end))
 	}
 	w.mu.Lock()
 	before, known := w.pods[pod.Name]
@@ -179,7 +180,7 @@ func (w *Watcher) note(pod *corev1.Pod) {
 	// until somebody deletes them, through every restart of the rendezvous.
 	if known && now.failed != "" && now.failed != before.failed {
 		w.config.Metrics.ended(now.failed)
-		log.Warn("worker pod failed", zap.String("reason", now.reason))
+		log.Warn("worker pod failed", zap.String("reason", now.Reason))
 	}
 }
 
@@ -215,8 +216,8 @@ func (w *Watcher) forget(object any) {
 	if !known || s.uid != string(pod.UID) {
 		return
 	}
-	if !s.lost || s.reason == "Terminating" {
-		s.reason = "the pod was deleted"
+	if !s.lost || s.Reason == "Terminating" {
+		s.Reason = "the pod was deleted"
 	}
 	s.lost, s.gone = true, time.Now()
 	w.pods[pod.Name] = s
@@ -254,8 +255,8 @@ func (w *Watcher) Missing() []Pod {
 	defer w.mu.Unlock()
 	var missing []Pod
 	for name, s := range w.pods {
-		if s.gone.IsZero() && s.reason != "" {
-			missing = append(missing, Pod{Name: name, Reason: s.reason})
+		if s.gone.IsZero() && s.Reason != "" {
+			missing = append(missing, Pod{Name: name, Reason: s.Reason})
 		}
 	}
 	slices.SortFunc(missing, func(a, b Pod) int { return cmp.Compare(a.Name, b.Name) })
@@ -276,7 +277,7 @@ func (w *Watcher) Why(ctx context.Context, name string) string {
 		case !s.ended.IsZero() && time.Since(s.ended) < recently:
 			return s.last
 		case s.lost:
-			return s.reason
+			return s.Reason
 		}
 		select {
 		case <-changed:

@@ -104,13 +104,19 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // set makes or changes a pod; a nil status deletes it.
-func (s *apiServer) set(name string, status *corev1.PodStatus) {
+func (s *apiServer) set(name string, status *corev1.PodStatus) { s.setWith(name, status, nil) }
+
+// setWith is set of a pod that is changed further.
+func (s *apiServer) setWith(name string, status *corev1.PodStatus, change func(*corev1.Pod)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version++
 	pod := corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID(name), ResourceVersion: fmt.Sprint(s.version)},
+	}
+	if change != nil {
+		change(&pod)
 	}
 	what := "ADDED"
 	if old, known := s.pods[name]; known {
@@ -212,6 +218,29 @@ rendezvous_worker_pod_ends_total{reason="other"} 0
 			t.Errorf("it asked for %s", query)
 		}
 	}
+}
+
+func TestGroup(t *testing.T) {
+	s := newAPIServer(t)
+	of := func(group, node string) func(*corev1.Pod) {
+		return func(pod *corev1.Pod) { pod.Labels, pod.Spec.NodeName = map[string]string{"group": group}, node }
+	}
+	s.set("b", &noRoom)
+	s.setWith("a", &ready, of("default", "n1"))
+	s.setWith("c", &ready, of("gpu", "n2"))
+	now := metav1.Now()
+	s.setWith("d", &ready, func(pod *corev1.Pod) {
+		pod.DeletionTimestamp, pod.Annotations = &now, map[string]string{corev1.PodDeletionCost: "-7"}
+	})
+	s.set("e", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
+	w := watch(t, s)
+	const want = "[{a n1 Running true false  } {b  Pending false false  Unschedulable: no room} {d  Running true true -7 Terminating} {e  Failed false true  Evicted}]"
+	eventually(t, want, func() bool { return fmt.Sprint(w.Group("default")) == want })
+	if got := fmt.Sprint(w.Group("gpu"), w.Group("none")); got != "[{c n2 Running true false  }] []" {
+		t.Error(got)
+	}
+	s.set("b", nil)
+	eventually(t, "b is gone", func() bool { return len(w.Group("default")) == 3 })
 }
 
 func TestWhy(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 // maxMessage bounds a message that is kept, in bytes: Explain shows less of it.
 const maxMessage = 2 * maxReason
 
-// strip keeps of a pod what Explain reads, so that thousands of them are small: what
+// strip keeps of a pod what Explain and Group read, so that thousands of them are small: what
 // was received has the whole specification, some 10 KB.
 func strip(object any) (any, error) {
 	pod, ok := object.(*corev1.Pod)
@@ -21,6 +21,7 @@ func strip(object any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 			DeletionTimestamp: pod.DeletionTimestamp,
+			Labels:            only(pod.Labels, groupLabel), Annotations: only(pod.Annotations, corev1.PodDeletionCost),
 		},
 		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName},
 		Status: corev1.PodStatus{
@@ -62,6 +63,15 @@ func stripState(s corev1.ContainerState) corev1.ContainerState {
 		}
 	}
 	return kept
+}
+
+// only is a copy of one entry of all.
+func only(all map[string]string, key string) map[string]string {
+	value, found := all[key]
+	if !found {
+		return nil
+	}
+	return map[string]string{key: short(value)}
 }
 
 // short is a copy of the beginning of s; a part of s itself would keep all of it.

@@ -17,7 +17,7 @@ import (
 type State string
 
 // A slot goes from installing or starting to warm, reserved, bound, ending, and
-// back to starting; failed and draining lead out of it.
+// back to starting; failed, cordoned and draining lead out of it.
 const (
 	Installing State = "installing"
 	Starting   State = "starting"
@@ -26,11 +26,12 @@ const (
 	Bound      State = "bound"
 	Ending     State = "ending" // its session is over, its R is being ended
 	Failed     State = "failed"
+	Cordoned   State = "cordoned" // warm, and given to nobody: see Pool.Cordon
 	Draining   State = "draining"
 )
 
 // States lists every State, in the order of a worker's life.
-var States = []State{Installing, Starting, Warm, Reserved, Bound, Ending, Failed, Draining}
+var States = []State{Installing, Starting, Warm, Reserved, Bound, Ending, Failed, Cordoned, Draining}
 
 // Config is what a Pool needs.
 type Config struct {
@@ -58,6 +59,8 @@ type Pool struct {
 
 	mu      sync.Mutex
 	slots   map[key]*slot
+	agents  map[string][]*slot // by the agent's name
+	cordons map[string]bool    // names of agents, see Cordon
 	warm    free
 	queue   []*Tenant // that wait for a worker, oldest first
 	counts  map[State]int
@@ -85,7 +88,10 @@ func New(config Config) *Pool {
 	if config.EndLimit == 0 {
 		config.EndLimit = 15 * time.Second
 	}
-	p := &Pool{config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool)}
+	p := &Pool{
+		config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool),
+		agents: make(map[string][]*slot), cordons: make(map[string]bool),
+	}
 	p.look = time.AfterFunc(time.Hour, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -166,6 +172,11 @@ func (p *Pool) offer(s *slot) {
 	if s.gone() || s.state == Draining {
 		return
 	}
+	if p.cordons[s.hello.Agent] {
+		p.disinherit(s)
+		p.setState(s, Cordoned, "")
+		return
+	}
 	if u := s.heir; p.waits(u) {
 		s.heir = nil
 		p.give(s, u)
@@ -216,6 +227,7 @@ func (p *Pool) add(s *slot) error {
 		return fmt.Errorf("the pool is full: %d workers, the limit of --max-workers", len(p.slots))
 	}
 	p.slots[k] = s
+	p.enlist(s)
 	p.setState(s, Starting, "")
 	return nil
 }
@@ -230,6 +242,7 @@ func (p *Pool) remove(s *slot) {
 	p.disinherit(s)
 	p.setState(s, "", "")
 	delete(p.slots, key{s.hello.Instance, s.hello.Slot})
+	p.delist(s)
 }
 
 // Snapshot describes one slot at one moment.

@@ -65,6 +65,8 @@ type Want struct {
 	Whole bool
 	// Urgent: the worker is to take the place of one that was lost in a call.
 	Urgent bool
+	// Total is how many workers the tenant has use for, if more than it waits for and has.
+	Total int
 	// SetUps are those that serve as well as a fresh worker, if a node of the same
 	// tenant is done with one.
 	SetUps []SetUp

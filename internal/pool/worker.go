@@ -43,6 +43,7 @@ type Worker struct {
 	recalled   chan struct{} // closed when somebody else is to have it
 	heir       *waiter       // whom it was recalled for
 	parting    bool          // that is another tenant's
+	evicted    bool          // it was recalled for nobody
 	spareSince time.Time
 	idle       bool        // it has been spare for long
 	left       SetUp       // as its holder leaves it
@@ -96,12 +97,19 @@ func (w *Worker) stay() {
 	w.heir = nil
 }
 
+// evict asks for w on nobody's behalf: it is to go. Called with the lock held.
+func (w *Worker) evict() {
+	delete(w.slot.pool.spare, w)
+	w.evicted = true
+	close(w.recalled)
+}
+
 // unrecall takes that back, if it was done. Called with the lock held.
 func (w *Worker) unrecall() {
 	if !w.isRecalled() {
 		return
 	}
-	w.recalled = make(chan struct{})
+	w.recalled, w.evicted = make(chan struct{}), false
 	w.stay()
 }
 
@@ -263,10 +271,15 @@ func (w *Worker) Yield() bool {
 	if s.holder != w || s.state != Bound {
 		return true
 	}
+	if w.evicted {
+		w.leave()
+		return true
+	}
 	u := w.heir
 	if !p.waits(u) {
 		w.unrecall()
 		if u, _ = p.heir(w, time.Now()); u == nil {
+			p.spare[w] = true
 			return false
 		}
 		w.recall(u)

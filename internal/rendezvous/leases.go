@@ -58,7 +58,7 @@ func (r reserver) Acquire(ctx context.Context, want pool.Want) (lease.Worker, er
 	return w, nil
 }
 
-// limits are those of the pool as it is: nobody scales it.
+// limits are those of the pool.
 type limits struct {
 	sessions       *broker.Broker
 	maxWorkers     int
@@ -75,6 +75,10 @@ func (l limits) Check(_ uint32, group string, workers int, share bool) error {
 	if most := l.sessionWorkers; most > 0 && workers > most && !share {
 		return &lease.Refusal{Kind: lease.ErrNever, Reason: lease.OverCap,
 			Text: fmt.Sprintf("%d workers can never be had: --session-workers is %d", workers, most)}
+	}
+	if most := l.sessions.Most(group); most > 0 && workers > most && !share {
+		return &lease.Refusal{Kind: lease.ErrNever, Reason: lease.TooMany,
+			Text: fmt.Sprintf("%d workers can never be had: the group has %d at most", workers, most)}
 	}
 	groups := l.sessions.Groups()
 	if group != "" && len(groups) > 0 && !slices.Contains(groups, group) {

@@ -19,6 +19,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -48,6 +49,10 @@ type Config struct {
 	Timing         link.Timing
 	// Pods, if not nil, watches the worker pods; its metrics are registered by Run.
 	Pods func(*pods.Metrics) (*pods.Watcher, error)
+	// Scale are the groups of workers whose Deployments are scaled in Cluster. They want
+	// Pods, too.
+	Scale   []scaler.Group
+	Cluster scaler.Cluster
 }
 
 // podNewsLimit is how long a session that has lost a worker waits for what Kubernetes
@@ -72,9 +77,10 @@ func Run(ctx context.Context, config Config) error {
 		MaxWorkers: config.MaxWorkers, ReserveLimit: reserveLimit,
 	}
 	var missing func() []pods.Pod
+	var watcher *pods.Watcher
 	if config.Pods != nil {
-		watcher, err := config.Pods(pods.NewMetrics(registry))
-		if err != nil {
+		var err error
+		if watcher, err = config.Pods(pods.NewMetrics(registry)); err != nil {
 			return err
 		}
 		missing = watcher.Missing
@@ -87,12 +93,18 @@ func Run(ctx context.Context, config Config) error {
 	}
 	workers := pool.New(poolConfig)
 	book := &leases{}
-	sessions := broker.New(broker.Config{
+	brokerConfig := broker.Config{
 		Log: config.Log, Metrics: broker.NewMetrics(registry), Relay: relay.NewMetrics(registry),
 		Pool: workers, Listeners: config.Prober, PeerUID: config.Prober.PeerUID, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
 		MaxAttempts: config.MaxAttempts, Journal: config.Journal, Missing: missing, SessionWorkers: config.SessionWorkers,
 		Leases: book,
-	})
+	}
+	var sessions *broker.Broker
+	scaling := config.scaler(registry, watcher, workers, func() map[string]int { return sessions.Wanted() })
+	if scaling != nil {
+		brokerConfig.Scaling, brokerConfig.Groups = scaling, scaling.Groups()
+	}
+	sessions = broker.New(brokerConfig)
 	book.Manager = newLeases(config, workers, sessions, registry)
 	config.Journal.Register(registry)
 	in := newIntake(config, workers, registry)
@@ -101,7 +113,7 @@ func Run(ctx context.Context, config Config) error {
 			return api.State{
 				Build: config.Build, Backend: string(config.Prober.Backend()),
 				Workers: workers.Workers(), Pods: sessions.MissingPods(), Clusters: sessions.Clusters(),
-				Leases: book.List(),
+				Leases: book.List(), Scaling: scaling.Snapshot(),
 			}
 		},
 		Available: sessions.Available,
@@ -120,7 +132,18 @@ func Run(ctx context.Context, config Config) error {
 	group.Go(func() error { return in.run(ctx, config.Agents) })
 	group.Go(func() error { return sessions.Run(ctx) })
 	group.Go(func() error { return book.Run(ctx) })
+	group.Go(func() error { return scaling.Run(ctx) })
 	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source)) })
 	group.Go(func() error { return admin.Serve(ctx, config.Admin, admin.Handler(sessions.Ready, registry)) })
 	return group.Wait()
+}
+
+// scaler makes what scales the workers' Deployments, nil if nothing is to.
+func (c Config) scaler(registry prometheus.Registerer, watcher *pods.Watcher, workers *pool.Pool, wanted func() map[string]int) *scaler.Scaler {
+	if len(c.Scale) == 0 {
+		return nil
+	}
+	return scaler.New(scaler.Config{
+		Log: c.Log, Metrics: scaler.NewMetrics(registry), Groups: c.Scale, Cluster: c.Cluster, Pods: watcher, Pool: workers, Wanted: wanted,
+	})
 }

@@ -55,7 +55,7 @@ func TestLint(t *testing.T) {
 var secrets = regexp.MustCompile(`(?m)^(\s*(?:ca\.crt|tls\.crt|tls\.key|password)): .*$`)
 
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"rstudio", "headless", "job", "platform"} {
+	for _, name := range []string{"rstudio", "headless", "job", "platform", "elastic"} {
 		t.Run(name, func(t *testing.T) {
 			out, err := render(t, "-f", "profiles/"+name+".yaml")
 			if err != nil {
@@ -99,22 +99,35 @@ func withoutFile(t *testing.T, rendered, name string) string {
 	return rendered
 }
 
+const (
+	elastic = "worker.autoscaling.enabled=true,"
+	long    = "machines-with-a-great-deal-of-memory"
+)
+
 func TestRefused(t *testing.T) {
 	for set, want := range map[string]string{
-		"scheduler.replica=2":                            "additional properties 'replica' not allowed",
-		"worker.replicas=many":                           "/worker/replicas",
-		"workerGroups[0].name=a,workerGroups[0].slotz=2": "additional properties 'slotz' not allowed",
-		"workerGroups[0].slots=2":                        "missing property 'name'",
-		"scheduler.serviceType=Loadbalancer":             "must be one of 'ClusterIP', 'NodePort', 'LoadBalancer'",
-		"scheduler.RfuturePort=8000":                     "scheduler.RfuturePort: 8000 is not within rendezvous.ports (11000-11999)",
-		"scheduler.script=1+1":                           "set scheduler.rstudio to false",
-		"tls.source=existing,tls.workerSecret=x":         "tls.rendezvousSecret: with tls.source existing, name the Secret",
-		"agent.discovery=consul":                         "/agent/discovery",
-		"rendezvous.demandTimeout=60":                    "/rendezvous/demandTimeout",
-		"workerGroups[0].name=Big_Ones":                  "/workerGroups/0/name",
-		"sharedVolume.accessModes[0]=ReadWriteEverybody": "/sharedVolume/accessModes/0",
-		"workerGroups[0].name=default":                   "workerGroups: \"default\" is the name of the group that worker describes",
-		"workerGroups[0].name=a,workerGroups[1].name=a":  "workerGroups: two are called \"a\"",
+		"scheduler.replica=2":                                                        "additional properties 'replica' not allowed",
+		"worker.replicas=many":                                                       "/worker/replicas",
+		"workerGroups[0].name=a,workerGroups[0].slotz=2":                             "additional properties 'slotz' not allowed",
+		"workerGroups[0].slots=2":                                                    "missing property 'name'",
+		"scheduler.serviceType=Loadbalancer":                                         "must be one of 'ClusterIP', 'NodePort', 'LoadBalancer'",
+		"scheduler.RfuturePort=8000":                                                 "scheduler.RfuturePort: 8000 is not within rendezvous.ports (11000-11999)",
+		"scheduler.script=1+1":                                                       "set scheduler.rstudio to false",
+		"tls.source=existing,tls.workerSecret=x":                                     "tls.rendezvousSecret: with tls.source existing, name the Secret",
+		"agent.discovery=consul":                                                     "/agent/discovery",
+		"rendezvous.demandTimeout=60":                                                "/rendezvous/demandTimeout",
+		"workerGroups[0].name=Big_Ones":                                              "/workerGroups/0/name",
+		"sharedVolume.accessModes[0]=ReadWriteEverybody":                             "/sharedVolume/accessModes/0",
+		"workerGroups[0].name=default":                                               "workerGroups: \"default\" is the name of the group that worker describes",
+		"workerGroups[0].name=a,workerGroups[1].name=a":                              "workerGroups: two are called \"a\"",
+		"worker.autoscaling.enabld=true":                                             "additional properties 'enabld' not allowed",
+		"worker.autoscaling.idle=5":                                                  "/worker/autoscaling/idle",
+		"worker.autoscaling.max=0":                                                   "/worker/autoscaling/max",
+		"workerGroups[0].name=a,workerGroups[0].autoscaling.rate=-1":                 "/workerGroups/0/autoscaling/rate",
+		elastic + "worker.autoscaling.min=11":                                        `autoscaling of the group "default": max (10) is less than min (11)`,
+		elastic + "worker.slots=1024":                                                `autoscaling of the group "default": 10240 workers (max times slots) are more than rendezvous.maxWorkers (10000)`,
+		elastic + "scheduler.replicas=2":                                             "scheduler.replicas: 2 schedulers would scale the same workers",
+		"workerGroups[0].name=" + long + ",workerGroups[0].autoscaling.enabled=true": `autoscaling of the group "` + long + `": Deployment future-worker-` + long + " would have pods whose names are no host names",
 	} {
 		out, err := render(t, "--set", set)
 		if err == nil || !strings.Contains(out, want) {
@@ -124,6 +137,24 @@ func TestRefused(t *testing.T) {
 }
 
 func last(s string) string { return s[max(0, len(s)-600):] }
+
+// TestAutoscaledJob: how many workers the program of a Job asks for.
+func TestAutoscaledJob(t *testing.T) {
+	for set, want := range map[string]string{
+		"worker.replicas=2": `{name: NSLOTS, value: "4"}`, // two more in the profile's gpu
+		"worker.autoscaling.enabled=true,workerGroups[0].name=gpu":                                                           "",
+		"workerGroups[0].name=gpu,workerGroups[0].slots=3,workerGroups[0].autoscaling.enabled=true":                          `{name: NSLOTS, value: "2"}`,
+		"workerGroups[0].name=gpu,workerGroups[0].slots=3,workerGroups[0].autoscaling.enabled=true,worker.autoscaling.min=1": `{name: NSLOTS, value: "5"}`,
+	} {
+		out, err := render(t, "-f", "profiles/job.yaml", "--set", set)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, last(out))
+		}
+		if got := regexp.MustCompile(`\{name: NSLOTS.*\}`).FindString(out); got != want {
+			t.Errorf("--set %s: %q, want %q", set, got, want)
+		}
+	}
+}
 
 // TestOldValues: a values file of the 2021 chart is taken as it stands.
 func TestOldValues(t *testing.T) {

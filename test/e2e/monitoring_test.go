@@ -42,7 +42,7 @@ func (n *namespace) query(expr string) int {
 // the dashboard and of the alerts finds real series.
 func TestMonitoring(t *testing.T) {
 	n := newNamespace(t)
-	n.install(headless, "--set worker.replicas=2 --set rendezvous.demandTimeout=2s")
+	n.install(headless, "--set rendezvous.demandTimeout=2s --set worker.autoscaling.enabled=true --set worker.autoscaling.min=2 --set worker.autoscaling.max=2")
 	chart := filepath.Join(root(t), "charts/future/files")
 	// Debian's Prometheus is built without the discovery of pods: the test does what the
 	// scrape annotations say in its place.

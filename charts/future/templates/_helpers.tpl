@@ -104,3 +104,40 @@ prometheus.io/path: /metrics
   persistentVolumeClaim: {claimName: {{ include "future.claim" . }}}
 {{- end }}
 {{- end -}}
+
+{{- /* Name of a group's Deployment: call with (list $ GROUP). */ -}}
+{{- define "future.group" -}}
+{{- $root := index . 0 -}}{{- $group := index . 1 -}}
+{{ include "future.worker" $root }}{{ if ne $group "default" }}-{{ $group }}{{ end }}
+{{- end -}}
+
+{{- /* The groups whose number of pods the rendezvous changes, as JSON: {"groups": [...]}. */ -}}
+{{- define "future.scaled" -}}
+{{- $root := . -}}
+{{- $groups := list (dict "group" "default" "slots" .Values.worker.slots "autoscaling" .Values.worker.autoscaling) -}}
+{{- range .Values.workerGroups -}}
+{{- $autoscaling := mergeOverwrite (deepCopy $root.Values.worker.autoscaling) (default dict .autoscaling) -}}
+{{- $groups = append $groups (dict "group" .name "slots" (default $root.Values.worker.slots .slots) "autoscaling" $autoscaling) -}}
+{{- end -}}
+{{- $scaled := list -}}
+{{- range $groups -}}
+{{- $a := .autoscaling -}}
+{{- if $a.enabled -}}
+{{- $name := include "future.group" (list $root .group) -}}
+{{- if lt (int $a.max) (int $a.min) -}}
+{{- fail (printf "autoscaling of the group %q: max (%d) is less than min (%d)" .group (int $a.max) (int $a.min)) -}}
+{{- end -}}
+{{- if gt (mul $a.max .slots) (int64 $root.Values.rendezvous.maxWorkers) -}}
+{{- fail (printf "autoscaling of the group %q: %d workers (max times slots) are more than rendezvous.maxWorkers (%d)" .group (mul $a.max .slots) (int $root.Values.rendezvous.maxWorkers)) -}}
+{{- end -}}
+{{- if gt (len $name) 46 -}}
+{{- fail (printf "autoscaling of the group %q: Deployment %s would have pods whose names are no host names, which have 63 characters; set a shorter fullnameOverride or name of the group" .group $name) -}}
+{{- end -}}
+{{- $scaled = append $scaled (dict "group" .group "deployment" $name "min" (int $a.min) "max" (int $a.max) "slots" (int .slots) "idle" $a.idle "rate" (int $a.rate) "start" $a.startTimeout) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $scaled (gt (int .Values.scheduler.replicas) 1) -}}
+{{- fail (printf "scheduler.replicas: %d schedulers would scale the same workers; with autoscaling have one, and a release for each session that wants its own" (int .Values.scheduler.replicas)) -}}
+{{- end -}}
+{{- dict "groups" $scaled | toJson -}}
+{{- end -}}

@@ -1,0 +1,150 @@
+package pool
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// inUse reports whether a session has use for the slot's worker, or is about to. Called
+// with the lock held.
+func (s *slot) inUse() bool {
+	if s.holder != nil {
+		return !s.idles()
+	}
+	return s.state == Reserved || s.state == Ending
+}
+
+// idles reports whether a session has the slot's worker and no use for it. Called with
+// the lock held.
+func (s *slot) idles() bool { return s.holder != nil && s.pool.spare[s.holder] && s.holder.idle }
+
+// enlist and delist keep the slots of each agent. Called with the lock held.
+func (p *Pool) enlist(s *slot) { p.agents[s.hello.Agent] = append(p.agents[s.hello.Agent], s) }
+
+func (p *Pool) delist(s *slot) {
+	left := slices.DeleteFunc(p.agents[s.hello.Agent], func(other *slot) bool { return other == s })
+	if len(left) == 0 {
+		delete(p.agents, s.hello.Agent)
+		return
+	}
+	p.agents[s.hello.Agent] = left
+}
+
+// Agents names the connected agents of a group, in no order.
+func (p *Pool) Agents(group string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var names []string
+	for name, slots := range p.agents {
+		if slots[0].hello.Group == group {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Idle names the agents of a group that no session uses: all their slots are warm, or
+// have no worker at present, or one that its session has no use for. Least useful first:
+// with the fewest warm workers, and then those that would be handed out last; behind them
+// those that sessions hold. Cordoned ones are not among them.
+func (p *Pool) Idle(group string) []string {
+	type agent struct {
+		name string
+		held int
+		warm int
+		last time.Time // when it became warm
+	}
+	p.mu.Lock()
+	var idle []agent
+	for name, slots := range p.agents {
+		if slots[0].hello.Group != group || p.cordons[name] || slices.ContainsFunc(slots, (*slot).inUse) {
+			continue
+		}
+		a := agent{name: name}
+		for _, s := range slots {
+			if s.idles() {
+				a.held++
+			}
+			if s.state == Warm {
+				a.warm++
+			}
+			if s.since.After(a.last) {
+				a.last = s.since
+			}
+		}
+		idle = append(idle, a)
+	}
+	p.mu.Unlock()
+	slices.SortFunc(idle, func(a, b agent) int {
+		return cmp.Or(cmp.Compare(a.held, b.held), cmp.Compare(a.warm, b.warm), b.last.Compare(a.last), cmp.Compare(a.name, b.name))
+	})
+	names := make([]string, len(idle))
+	for i, a := range idle {
+		names[i] = a.name
+	}
+	return names
+}
+
+// Cordon takes an agent out of the pool: none of its workers is handed out until
+// Uncordon. It fails, and takes nothing out, when a session uses one of them. One that a
+// session has no use for is asked back, and Cordon succeeds when it has come. An agent
+// that is not there is cordoned when it comes.
+func (p *Pool) Cordon(agent string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	slots := p.agents[agent]
+	if slices.ContainsFunc(slots, (*slot).inUse) {
+		return false
+	}
+	held := false
+	for _, s := range slots {
+		if s.idles() {
+			held = true
+			s.holder.evict()
+		}
+	}
+	if held {
+		return false
+	}
+	p.cordons[agent] = true
+	for _, s := range slots {
+		if s.state == Warm {
+			p.warm.remove(s)
+			p.setState(s, Cordoned, "")
+		}
+	}
+	return true
+}
+
+// Uncordon puts the agent back into the pool, if it is there, and forgets its name.
+func (p *Pool) Uncordon(agent string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.cordons, agent)
+	for _, s := range p.agents[agent] {
+		if s.state == Cordoned {
+			p.offer(s)
+		}
+	}
+}
+
+// Wanted counts the workers that tenants want, by group: those that they use, of their
+// groups, and those that they wait for, of any group, "". Each group that has a slot here
+// is in it.
+func (p *Pool) Wanted() map[string]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make(map[string]int)
+	for _, s := range p.slots {
+		all[s.hello.Group] += 0
+		if s.holder != nil && s.state != Ending && s.inUse() {
+			all[s.hello.Group]++
+		}
+	}
+	for _, t := range p.queue {
+		last := t.waiting[len(t.waiting)-1]
+		all[last.Group] += max(len(t.waiting), last.Total-t.held)
+	}
+	return all
+}

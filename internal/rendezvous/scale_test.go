@@ -1,0 +1,144 @@
+package rendezvous
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"sync"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/journal"
+	"github.com/psock-runtime/psock-runtime/internal/pods"
+	"github.com/psock-runtime/psock-runtime/internal/scaler"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/rest"
+)
+
+// cluster has one Deployment, without controllers.
+type cluster struct {
+	mu       sync.Mutex
+	replicas int
+	marked   []string
+}
+
+func (c *cluster) Deployment(_ context.Context, name string) (scaler.Deployment, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if name != "future-worker" {
+		return scaler.Deployment{}, errors.New("no such Deployment")
+	}
+	return scaler.Deployment{UID: "1", Replicas: c.replicas, Pods: c.replicas, Updated: c.replicas, Observed: true}, nil
+}
+
+func (c *cluster) Scale(_ context.Context, _ string, _ scaler.Deployment, replicas int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.replicas = replicas
+	return nil
+}
+
+func (c *cluster) Mark(_ context.Context, pod string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.marked = append(c.marked, pod)
+	return nil
+}
+
+func (c *cluster) Unmark(context.Context, string) error                { return nil }
+func (c *cluster) NewNodes(context.Context) (map[string]string, error) { return nil, nil }
+
+// podServer lists two worker pods that are ready.
+func podServer(t *testing.T) *httptest.Server {
+	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
+	for _, name := range []string{"pod-a", "pod-b"} {
+		list.Items = append(list.Items, corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, UID: "1", Labels: map[string]string{"group": "default"}}, Spec: corev1.PodSpec{NodeName: "n"},
+			Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+		})
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.URL.Query().Get("sendInitialEvents") == "true": // not every API server has it
+			w.WriteHeader(http.StatusBadRequest)
+		case r.URL.Query().Get("watch") != "":
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		default:
+			if err := json.NewEncoder(w).Encode(list); err != nil {
+				t.Error(err)
+			}
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+// The scaler sees the pool and the pods, has what is idle leave, and shows at each of the
+// interfaces.
+func TestScale(t *testing.T) {
+	t.Parallel()
+	prober, err := sockdiag.Open(sockdiag.Range{First: 1, Last: 1}) // where no R session listens
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prober.Close()
+	listen := func() net.Listener {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return listener
+	}
+	group, err := scaler.ParseGroup("deployment=future-worker,min=1,max=4,idle=1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubernetes, server := &cluster{replicas: 2}, podServer(t)
+	config := Config{
+		Log: zap.NewNop(), Agents: listen(), API: listen(), Admin: listen(), Prober: prober,
+		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: patience, MaxAttempts: 3, Journal: journal.NewBudget(t.TempDir(), journal.Limits{}), MaxWorkers: 10,
+		Scale: []scaler.Group{group}, Cluster: kubernetes,
+		Pods: func(metrics *pods.Metrics) (*pods.Watcher, error) {
+			return pods.New(pods.Config{Log: zap.NewNop(), Metrics: metrics, API: &rest.Config{Host: server.URL}, Namespace: "ns", Selector: labels.Everything()})
+		},
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, config) }()
+	s := &system{listener: config.Agents}
+	for _, name := range []string{"pod-a", "pod-b"} {
+		s.join(t, nil, name)
+	}
+	transport := &http.Transport{}
+	client := &http.Client{Transport: transport, Timeout: patience}
+	for _, want := range []struct {
+		listener   net.Listener
+		path, want string
+	}{
+		{config.API, "/v1/state", `"scaling":[{"group":"default","deployment":"future-worker","min":1,"max":4,"slots":1,"wanted":0,"need":1,"pods":1,"ready":2`},
+		{config.Admin, "/metrics", `rendezvous_scale_pods{group="default",kind="spec"} 1`},
+		{config.Admin, "/metrics", `rendezvous_scale_changes_total{direction="down",group="default"} 1`},
+		{config.Admin, "/metrics", `rendezvous_workers_wanted{group="default"} 0`},
+	} {
+		await(t, client, "http://"+want.listener.Addr().String()+want.path, want.want)
+	}
+	kubernetes.mu.Lock()
+	if len(kubernetes.marked) != 1 {
+		t.Errorf("marked: %v", kubernetes.marked)
+	}
+	kubernetes.mu.Unlock()
+	transport.CloseIdleConnections()
+	stop()
+	if err := receive(t, ended, "the end"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Run: %v", err)
+	}
+}
