@@ -355,7 +355,12 @@ func TestPlanKeepsItsNumber(t *testing.T) {
 	}
 	wantFields(t, got[:4], "2", "TRUE", "TRUE", "3")
 	// The cluster that the user made is not given back, the plan's is.
-	wantQuestions(t, r, "GET /v1/workers?ports=", "GET /v1/workers?ports="+got[4])
+	// Both plans are announced as plans, of one session.
+	_, session, _ := strings.Cut(r.questions()[0], "&plan=true&session=")
+	if session == "" {
+		t.Fatalf("asked %q", r.questions())
+	}
+	wantQuestions(t, r, "GET /v1/workers?ports=&plan=true&session="+session, "GET /v1/workers?ports="+got[4]+"&plan=true&session="+session)
 }
 
 func TestUsersOptionsAreKept(t *testing.T) {

@@ -32,10 +32,10 @@ type State struct {
 type Source struct {
 	State     func() State
 	Available func(ports []uint16, plan bool) int // broker.Broker.Available
-	Plan      func()                              // broker.Broker.Plan
+	Plan      func(uid uint32, session string)    // broker.Broker.Plan
 	Hint      func()                              // broker.Broker.Hint
 	// Once is broker.Broker.Once.
-	Once   func(ports []uint16, once bool) (nodes int)
+	Once   func(uid uint32, ports []uint16, once bool) (nodes int)
 	Leases Leases
 	// PeerUID and UIDs are those of broker.Config: leases are a user's own.
 	PeerUID func(local, remote net.Addr) (uint32, error)
@@ -47,11 +47,11 @@ const maxPorts = 1024
 
 // Handler serves
 //
-//	GET /v1/workers?ports=P,Q&plan=true
+//	GET /v1/workers?ports=P,Q&plan=true&session=S
 //	                            text/plain: how many workers a session may ask
 //	                            for; P, Q are ports of its own present clusters;
-//	                            plan says that plan() asks, whose nodes then take
-//	                            turns with those of other sessions
+//	                            plan says that plan() of session S asks, whose
+//	                            nodes then take turns with those of others
 //	POST /v1/once?ports=P,Q&once=true
 //	                            text/plain: of how many nodes of the clusters on
 //	                            these ports the futures now run once at most;
@@ -75,7 +75,9 @@ func Handler(source Source) http.Handler {
 		plan := r.URL.Query().Get("plan") == "true"
 		n := source.Available(ports, plan)
 		if plan {
-			source.Plan()
+			if uid, err := source.caller(r); err == nil { // nobody else's clusters are served
+				source.Plan(uid, r.URL.Query().Get("session"))
+			}
 		}
 		source.Hint()
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -92,8 +94,13 @@ func Handler(source Source) http.Handler {
 			http.Error(w, fmt.Sprintf("once: %q, want true or false", r.URL.Query().Get("once")), http.StatusBadRequest)
 			return
 		}
+		uid, err := source.caller(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintln(w, source.Once(ports, once))
+		fmt.Fprintln(w, source.Once(uid, ports, once))
 	})
 	mux.HandleFunc("GET /v1/state", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -1,9 +1,11 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -62,23 +64,24 @@ func TestWorkers(t *testing.T) {
 		hinted bool
 		plan   bool
 	}{
-		"":                      {http.StatusOK, "3\n", nil, true, false},
-		"?ports=":               {http.StatusOK, "3\n", nil, true, false},
-		"?ports=11562":          {http.StatusOK, "3\n", []uint16{11562}, true, false},
-		"?ports=11562,11000":    {http.StatusOK, "3\n", []uint16{11562, 11000}, true, false},
-		"?plan=true":            {http.StatusOK, "3\n", nil, true, true},
-		"?ports=11562,":         {http.StatusBadRequest, `ports: "" is no port number; give them separated by commas` + "\n", nil, false, false},
-		"?ports=many":           {http.StatusBadRequest, `ports: "many" is no port number; give them separated by commas` + "\n", nil, false, false},
-		"?ports=70000":          {http.StatusBadRequest, `ports: "70000" is no port number; give them separated by commas` + "\n", nil, false, false},
-		"?ports=" + ports(2000): {http.StatusBadRequest, "ports: 2000 given, at most 1024 are taken\n", nil, false, false},
+		"":                       {http.StatusOK, "3\n", nil, true, false},
+		"?ports=":                {http.StatusOK, "3\n", nil, true, false},
+		"?ports=11562":           {http.StatusOK, "3\n", []uint16{11562}, true, false},
+		"?ports=11562,11000":     {http.StatusOK, "3\n", []uint16{11562, 11000}, true, false},
+		"?plan=true&session=7-1": {http.StatusOK, "3\n", nil, true, true},
+		"?ports=11562,":          {http.StatusBadRequest, `ports: "" is no port number; give them separated by commas` + "\n", nil, false, false},
+		"?ports=many":            {http.StatusBadRequest, `ports: "many" is no port number; give them separated by commas` + "\n", nil, false, false},
+		"?ports=70000":           {http.StatusBadRequest, `ports: "70000" is no port number; give them separated by commas` + "\n", nil, false, false},
+		"?ports=" + ports(2000):  {http.StatusBadRequest, "ports: 2000 given, at most 1024 are taken\n", nil, false, false},
 	} {
 		var asked []uint16
 		hinted, planned, forPlan := false, false, false
 		handler := api.Handler(api.Source{
 			State:     state,
 			Available: func(ports []uint16, plan bool) int { asked, forPlan = ports, plan; return 3 },
-			Plan:      func() { planned = true },
+			Plan:      func(uid uint32, session string) { planned = uid == user && session == "7-1" },
 			Hint:      func() { hinted = true },
+			PeerUID:   asUser, UIDs: []uint32{user},
 		})
 		status, body := get(t, handler, "/v1/workers"+query)
 		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted || planned != want.plan || forPlan != want.plan {
@@ -95,20 +98,38 @@ func TestOnce(t *testing.T) {
 	}{
 		"?ports=11562,11000&once=true": {http.StatusOK, "7\n", "[11562 11000] true"},
 		"?ports=11562&once=false":      {http.StatusOK, "7\n", "[11562] false"},
+		"?ports=11563&once=false":      {http.StatusForbidden, "this is for the users whose R sessions are served (--session-uids); this process belongs to user 1000\n", ""},
 		"?ports=11562":                 {http.StatusBadRequest, `once: "", want true or false` + "\n", ""},
 		"?ports=x&once=true":           {http.StatusBadRequest, `ports: "x" is no port number; give them separated by commas` + "\n", ""},
 	} {
 		asked := ""
-		handler := api.Handler(api.Source{Once: func(ports []uint16, once bool) int {
-			asked = fmt.Sprint(ports, once)
+		source := api.Source{PeerUID: asUser, UIDs: []uint32{user}, Once: func(uid uint32, ports []uint16, once bool) int {
+			if uid == user {
+				asked = fmt.Sprint(ports, once)
+			}
 			return 7
-		}})
+		}}
+		if strings.Contains(query, "11563") {
+			source.UIDs = nil
+		}
 		recorder := httptest.NewRecorder()
-		handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/v1/once"+query, nil))
+		api.Handler(source).ServeHTTP(recorder, fromLoopback(http.MethodPost, "/v1/once"+query))
 		if recorder.Code != want.status || recorder.Body.String() != want.body || asked != want.asked {
 			t.Errorf("%s: %d %q, asked for %s; want %+v", query, recorder.Code, recorder.Body, asked, want)
 		}
 	}
+}
+
+// user is whose process asks.
+const user = 1000
+
+func asUser(net.Addr, net.Addr) (uint32, error) { return user, nil }
+
+// fromLoopback is a request as it comes through a listener.
+func fromLoopback(method, path string) *http.Request {
+	r := httptest.NewRequest(method, path, nil)
+	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7461}
+	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(local)))
 }
 
 // ports is a list of n ports.
@@ -117,7 +138,7 @@ func ports(n int) string { return strings.TrimSuffix(strings.Repeat("11000,", n)
 func get(t *testing.T, handler http.Handler, path string) (int, string) {
 	t.Helper()
 	recorder := httptest.NewRecorder()
-	handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
+	handler.ServeHTTP(recorder, fromLoopback(http.MethodGet, path))
 	body, err := io.ReadAll(recorder.Result().Body)
 	if err != nil {
 		t.Fatal(err)

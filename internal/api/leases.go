@@ -24,7 +24,7 @@ type Leases interface {
 }
 
 // errStranger: the caller is no user whose sessions are served.
-var errStranger = errors.New("leases are for the users whose R sessions are served (--session-uids)")
+var errStranger = errors.New("this is for the users whose R sessions are served (--session-uids)")
 
 // handleLeases adds the leases' part to mux.
 func handleLeases(mux *http.ServeMux, source Source) {

@@ -89,8 +89,8 @@ type Broker struct {
 	mu       sync.Mutex
 	clusters map[uint16]*cluster // by port
 	nextID   int
-	plans    []time.Time // when Plan was called, for clusters that have not begun
-	blind    error       // why sessions are not seen at present
+	plans    []plan // for clusters that have not begun
+	blind    error  // why sessions are not seen at present
 }
 
 // New makes a Broker.
@@ -206,13 +206,13 @@ func (b *Broker) reconcile(known map[uint64]*demand, found []sockdiag.Listener, 
 	return changed
 }
 
-// Once says whether the futures of the clusters on ports are to run once at most. It
-// returns how many nodes that concerns.
-func (b *Broker) Once(ports []uint16, once bool) (nodes int) {
+// Once says whether the futures of the user's clusters on ports are to run once at most.
+// It returns how many nodes that concerns.
+func (b *Broker) Once(uid uint32, ports []uint16, once bool) (nodes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, port := range ports {
-		if c := b.clusters[port]; c != nil {
+		if c := b.clusters[port]; c != nil && c.uid == uid {
 			for n := range c.nodes {
 				if n.session != nil {
 					n.session.Once(once)

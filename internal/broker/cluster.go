@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -91,7 +92,7 @@ func (b *Broker) join(n *node) *cluster {
 		if c.lease != nil {
 			c.tenant, c.shared = c.lease.Tenant, c.lease.Share
 		} else {
-			c.tenant, c.shared = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers), b.takePlan()
+			c.tenant, c.shared = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers), b.takePlan(c.uid)
 		}
 		b.clusters[c.port] = c
 	}
@@ -139,20 +140,40 @@ func (b *Broker) start(c *cluster) {
 		zap.Int("nodes", len(c.nodes)), zap.Duration("took", time.Since(c.since)))
 }
 
-// Plan says that a session is about to make a cluster for its futures, as plan() does.
-func (b *Broker) Plan() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.plans = append(b.plans, time.Now())
+// plan is the announcement of a cluster.
+type plan struct {
+	uid     uint32
+	session string
+	at      time.Time
 }
 
-// takePlan reports whether a cluster that begins is one that Plan has announced.
-// Called with the lock held.
-func (b *Broker) takePlan() bool {
-	for len(b.plans) > 0 {
-		announced := b.plans[0]
-		b.plans = b.plans[1:]
-		if time.Since(announced) < hintFor {
+const (
+	// planFor is how long after it was announced a cluster may begin: R is about to
+	// listen, on a machine that may be busy.
+	planFor = 30 * time.Second
+	// mostPlans bounds the announcements that are kept.
+	mostPlans = 1000
+)
+
+// Plan says that a session of the user is about to make a cluster for its futures, as
+// plan() does. session tells the user's sessions apart: plan() may ask more than once.
+func (b *Broker) Plan(uid uint32, session string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.plans = slices.DeleteFunc(b.plans, func(p plan) bool {
+		return p.uid == uid && p.session == session || time.Since(p.at) > planFor
+	})
+	if len(b.plans) < mostPlans {
+		b.plans = append(b.plans, plan{uid, session, time.Now()})
+	}
+}
+
+// takePlan reports whether a cluster of the user that begins is one that Plan has
+// announced. Called with the lock held.
+func (b *Broker) takePlan(uid uint32) bool {
+	for i, p := range b.plans {
+		if p.uid == uid && time.Since(p.at) <= planFor {
+			b.plans = slices.Delete(b.plans, i, i+1)
 			return true
 		}
 	}

@@ -9,7 +9,8 @@ import (
 // Fair shares. Workers that are free go to whoever waits: to the tenant that has the
 // fewest. One that a tenant has, but does not need at present, is recalled for another
 // node of the same tenant at any time, since that costs nothing; for another tenant,
-// which costs a new R, as these say.
+// which costs a new R, as these say; for one that has no use for a part of what it asks
+// for only when it is idle: it would rest there.
 const (
 	// restLimit is how long a tenant may keep a worker between two calls while others
 	// wait. It is longer than what passes between the futures of one computation, which
@@ -137,9 +138,10 @@ func (t *Tenant) first(group string, promised bool) *waiter {
 	return best
 }
 
-// next is whose turn it is for a worker of group, nil if it is nobody's. Called with
-// the lock held.
-func (p *Pool) next(group string, promised bool) *waiter {
+// next is whose turn it is for a worker of group, nil if it is nobody's; those that a
+// worker is on its way to count if promised says so, those that need all they ask for
+// if wholes does. Called with the lock held.
+func (p *Pool) next(group string, promised, wholes bool) *waiter {
 	var best, whole *waiter
 	for _, t := range p.queue {
 		u := t.first(group, promised)
@@ -148,7 +150,7 @@ func (p *Pool) next(group string, promised bool) *waiter {
 		case u.Urgent:
 			return u
 		case u.Whole:
-			if whole == nil { // the queue is in the order of their age
+			if whole == nil && wholes { // the queue is in the order of their age
 				whole = u
 			}
 		case best == nil || t.share() < best.Tenant.share() || t.share() == best.Tenant.share() && u.arrived < best.arrived:
@@ -202,7 +204,7 @@ func (p *Pool) serve() {
 		if len(p.queue) == 0 {
 			return
 		}
-		if u := p.next(s.hello.Group, true); u != nil {
+		if u := p.next(s.hello.Group, true, true); u != nil {
 			p.warm.remove(s)
 			p.give(s, u)
 		}
@@ -220,7 +222,7 @@ func (p *Pool) give(s *slot, u *waiter) {
 func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
 	group := w.slot.hello.Group
 	own := w.tenant.first(group, false)
-	u = p.next(group, false)
+	u = p.next(group, false, w.idle)
 	if u == nil || u == own {
 		return own, 0
 	}
