@@ -44,7 +44,7 @@ cat(readLines("/home/rstudio/my_laptop_file"), "\n")
 forward=$!
 trap 'kill $forward' EXIT
 tail -f forward.log --pid=$forward | grep -m1 -q 'Forwarding from' 
-curl -sS --max-time 20 http://127.0.0.1:8787/`)
+curl -sSL --max-time 20 http://127.0.0.1:8787/`)
 	if !strings.Contains(strings.ToLower(page), "sign in") {
 		t.Errorf("the page of port 8787:\n%s", page)
 	}

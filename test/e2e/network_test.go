@@ -19,13 +19,14 @@ func (n *namespace) reaches(pod, host string, port int) string {
 func TestNetworkPolicy(t *testing.T) {
 	n := newNamespace(t)
 	n.install(headless)
-	n.sh(`kubectl run foreign --image=kube.local/r:1 --image-pull-policy=IfNotPresent --command -- Rscript -e 'repeat { s <- serverSocket(9000); close(socketAccept(s, timeout = 1e6)); close(s) }'`)
+	n.sh(`kubectl run foreign --image=` + rImage() + ` --image-pull-policy=IfNotPresent --command -- Rscript -e 'repeat { s <- serverSocket(9000); close(socketAccept(s, timeout = 1e6)); close(s) }'`)
 	n.sh("kubectl wait --for=condition=ready --timeout=60s pod/foreign")
 	address := func(pod string) string {
 		return n.sh("kubectl get pod " + pod + " -o jsonpath='{.items[0].status.podIP}{.status.podIP}'")
 	}
 	scheduler, foreign := address("-l component=scheduler"), address("foreign")
 	worker := n.workerPods()[0]
+	api := n.sh("kubectl get service kubernetes --namespace=default -o jsonpath='{.spec.clusterIP}'")
 	// A listener on R's ports, on all addresses, of a user who is not served.
 	const listener = 11500
 	s := n.startR(fmt.Sprintf(`s <- serverSocket(%d); cat("listening\n"); repeat Sys.sleep(1)`, listener))
@@ -46,7 +47,7 @@ func TestNetworkPolicy(t *testing.T) {
 		{worker, scheduler, listener, "closed", "open"},
 		{worker, scheduler, 7462, "closed", "open"},
 		{worker, foreign, 9000, "closed", "open"},
-		{worker, "10.96.0.1", 443, "closed", "open"}, // the API server
+		{worker, api, 443, "closed", "open"},
 	}
 	for _, c := range table {
 		if got := n.reaches(c.from, c.host, c.port); got != c.want {

@@ -27,8 +27,10 @@ cat("computed\n")
 `)
 	s.await("computing")
 	// Any image with R: Debian's, which has nothing of ours.
+	colon := strings.LastIndex(rImage(), ":")
+	repository, tag := rImage()[:colon], rImage()[colon+1:]
 	n.sh("helm upgrade --wait --timeout 3m --reuse-values test " + filepath.Join(root(t), "charts/future") +
-		" --set worker.image.repository=kube.local/r --set-string worker.image.tag=1 --set worker.slots=2 --set worker.replicas=2")
+		" --set worker.image.repository=" + repository + " --set-string worker.image.tag=" + tag + " --set worker.slots=2 --set worker.replicas=2")
 	if out := s.wait(); !strings.Contains(out, "computed") {
 		t.Error(out)
 	}
@@ -41,7 +43,7 @@ cat("computed\n")
 	if names := pods(n.r(planned)); len(names) != 4 || distinct(names) != 2 {
 		t.Errorf("want 4 workers in 2 pods, got %v", names)
 	}
-	if image := n.sh("kubectl get pods -l component=worker -o jsonpath='{.items[*].spec.containers[0].image}'"); strings.Contains(image, "psock-runtime") {
+	if image := n.sh("kubectl get pods -l component=worker -o jsonpath='{.items[*].spec.containers[0].image}'"); image != rImage()+" "+rImage() {
 		t.Errorf("the workers' image is %s", image)
 	}
 
