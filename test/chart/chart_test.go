@@ -55,7 +55,7 @@ func TestLint(t *testing.T) {
 var secrets = regexp.MustCompile(`(?m)^(\s*(?:ca\.crt|tls\.crt|tls\.key|password)): .*$`)
 
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"rstudio", "headless", "job", "platform"} {
+	for _, name := range []string{"rstudio", "headless", "job", "platform", "loadbalancer"} {
 		t.Run(name, func(t *testing.T) {
 			out, err := render(t, "-f", "profiles/"+name+".yaml")
 			if err != nil {
@@ -115,6 +115,9 @@ func TestRefused(t *testing.T) {
 		"sharedVolume.accessModes[0]=ReadWriteEverybody": "/sharedVolume/accessModes/0",
 		"workerGroups[0].name=default":                   "workerGroups: \"default\" is the name of the group that worker describes",
 		"workerGroups[0].name=a,workerGroups[1].name=a":  "workerGroups: two are called \"a\"",
+		"rendezvous.journal.memory=500":                  "500 MiB want 1128 MiB in rendezvous.resources.limits.memory, which is 1Gi",
+		"rendezvous.resources.limits.memory=250M":        "64 MiB want 256 MiB in rendezvous.resources.limits.memory, which is 250M",
+		"rendezvous.resources.limits.memory=268435455":   "64 MiB want 256 MiB in rendezvous.resources.limits.memory",
 	} {
 		out, err := render(t, "--set", set)
 		if err == nil || !strings.Contains(out, want) {
