@@ -126,6 +126,12 @@ func setting(name, otherwise string) string {
 // rImage is an image with R that has nothing of ours.
 func rImage() string { return setting("E2E_R_IMAGE", "kube.local/r:1") }
 
+// split is an image's name as the chart's values have it.
+func split(image string) (repository, tag string) {
+	colon := strings.LastIndex(image, ":")
+	return image[:colon], image[colon+1:]
+}
+
 // nodes are the scheduler's node and another one.
 func (n *namespace) nodes() (home, other string) {
 	n.t.Helper()

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -154,17 +153,7 @@ func TestSchedulerReplaced(t *testing.T) {
 			n.sh("kubectl wait --for=condition=ready pod -l component=worker --timeout=60s")
 			n.plan(3)
 
-			// SIGTERM, since process 1 cannot be killed from within its container.
-			debug := `{"securityContext": {"runAsUser": 65532, "runAsNonRoot": true}}`
-			if err := os.WriteFile(filepath.Join(n.dir, "debug.json"), []byte(debug), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			pod := n.sh("kubectl get pod -l component=scheduler -o name")
-			n.sh("kubectl debug --profile=general --custom=debug.json --image=" + rImage() + " --image-pull-policy=IfNotPresent --target=rendezvous " + pod + " -- sh -c 'kill 1'")
-			n.eventually("the rendezvous was restarted", func() bool {
-				return n.sh(`kubectl get `+pod+` -o jsonpath='{.status.initContainerStatuses[?(@.name=="rendezvous")].restartCount}'`) == "1"
-			})
-			n.sh("kubectl wait --for=condition=ready --timeout=60s " + pod)
+			n.endRendezvous()
 			n.sh("kubectl wait --for=condition=ready pod -l component=worker --timeout=60s")
 			n.plan(3)
 		})
