@@ -42,6 +42,12 @@ func TestInstallAndPlan(t *testing.T) {
 	if out := n.sh("kubectl logs job/future-test"); !strings.Contains(out, "0 of 0 workers are ready") {
 		t.Errorf("helm test's pod does not say why it failed:\n%s", out)
 	}
+	if rights := n.sh("kubectl get role,rolebinding,serviceaccount -o name | grep test || true"); rights != "" {
+		t.Errorf("the test that failed left its rights: %s", rights)
+	}
+	if seconds := n.sh("kubectl get job/future-test -o jsonpath='{.spec.ttlSecondsAfterFinished}'"); seconds != "600" {
+		t.Errorf("the test that failed goes after %s s", seconds)
+	}
 }
 
 // TestScale is line 3: the next plan has as many workers as there are pods.
