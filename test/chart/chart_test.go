@@ -21,12 +21,23 @@ var update = flag.Bool("update", false, "write the goldens anew")
 
 const chart = "../../charts/future"
 
+// paths are where go has built the tools: asked once, since go looks at all sources of
+// one each time, which takes longer than the tool.
+var paths = map[string]string{}
+
 // tool runs one of the pinned tools of tools/go.mod.
 func tool(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"tool", "-modfile=../../tools/go.mod"}, args...)...)
+	if paths[args[0]] == "" {
+		path, err := exec.Command("go", "tool", "-modfile=../../tools/go.mod", "-n", args[0]).Output()
+		if err != nil {
+			t.Fatalf("go tool -n %s: %v", args[0], err)
+		}
+		paths[args[0]] = strings.TrimSpace(string(path))
+	}
+	cmd := exec.Command(paths[args[0]], args[1:]...)
 	var out, complaints bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaints // go tells there what it downloads
+	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err != nil {
 		return out.String() + complaints.String(), err
 	}
