@@ -1,12 +1,13 @@
 # make demo   the 2021 post's computation on four workers of this machine
 # make test   all tests, race detector included
-# Both do their own set-up: R and its packages by apt when run as root on Debian,
+# make cluster  a two-node Kubernetes on this machine, with the images of this tree
+# All do their own set-up: R and its packages by apt when run as root on Debian,
 # otherwise a message that names what to install.
 
 STATICCHECK := go tool -modfile=tools/go.mod staticcheck
 FUZZTIME ?= 30s
 
-.PHONY: all build dist images deps demo test e2e lint generate fuzz bench clean
+.PHONY: all build dist images deps demo test cluster e2e lint generate fuzz bench clean
 
 all: build
 
@@ -31,6 +32,13 @@ demo: deps build
 
 test: deps lint
 	go test -race -timeout 20m ./...
+
+# test/cluster/down ends it.
+cluster: deps
+	@test/cluster/build
+	@test/cluster/up >/dev/null
+	@test/e2e/images/build
+	@echo 'To use it: eval "$$(test/cluster/env)"'
 
 # On a real Kubernetes: KUBECONFIG's, or a two-node one on this machine (test/cluster).
 e2e:

@@ -21,12 +21,23 @@ var update = flag.Bool("update", false, "write the goldens anew")
 
 const chart = "../../charts/future"
 
+// paths are where go has built the tools: asked once, since go looks at all sources of
+// one each time, which takes longer than the tool.
+var paths = map[string]string{}
+
 // tool runs one of the pinned tools of tools/go.mod.
 func tool(t *testing.T, args ...string) (string, error) {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"tool", "-modfile=../../tools/go.mod"}, args...)...)
+	if paths[args[0]] == "" {
+		path, err := exec.Command("go", "tool", "-modfile=../../tools/go.mod", "-n", args[0]).Output()
+		if err != nil {
+			t.Fatalf("go tool -n %s: %v", args[0], err)
+		}
+		paths[args[0]] = strings.TrimSpace(string(path))
+	}
+	cmd := exec.Command(paths[args[0]], args[1:]...)
 	var out, complaints bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &complaints // go tells there what it downloads
+	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err != nil {
 		return out.String() + complaints.String(), err
 	}
@@ -55,7 +66,7 @@ func TestLint(t *testing.T) {
 var secrets = regexp.MustCompile(`(?m)^(\s*(?:ca\.crt|tls\.crt|tls\.key|password)): .*$`)
 
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"rstudio", "headless", "job", "platform", "elastic"} {
+	for _, name := range []string{"rstudio", "headless", "job", "platform", "elastic", "loadbalancer"} {
 		t.Run(name, func(t *testing.T) {
 			out, err := render(t, "-f", "profiles/"+name+".yaml")
 			if err != nil {
@@ -128,6 +139,9 @@ func TestRefused(t *testing.T) {
 		elastic + "worker.slots=1024":                                                `autoscaling of the group "default": 10240 workers (max times slots) are more than rendezvous.maxWorkers (10000)`,
 		elastic + "scheduler.replicas=2":                                             "scheduler.replicas: 2 schedulers would scale the same workers",
 		"workerGroups[0].name=" + long + ",workerGroups[0].autoscaling.enabled=true": `autoscaling of the group "` + long + `": Deployment future-worker-` + long + " would have pods whose names are no host names",
+		"rendezvous.journal.memory=500":                                              "500 MiB want 1128 MiB in rendezvous.resources.limits.memory, which is 1Gi",
+		"rendezvous.resources.limits.memory=250M":                                    "64 MiB want 256 MiB in rendezvous.resources.limits.memory, which is 250M",
+		"rendezvous.resources.limits.memory=268435455":                               "64 MiB want 256 MiB in rendezvous.resources.limits.memory",
 	} {
 		out, err := render(t, "--set", set)
 		if err == nil || !strings.Contains(out, want) {

@@ -45,7 +45,15 @@ start() {
   shift
   alive $name && return 0
   mkdir -p $LOG
-  (cd / && exec setsid "$@" >> $LOG/$name.log 2>&1 < /dev/null) &
+  (
+    cd /
+    # What the caller has open, such as a lock that it runs under, is not the program's.
+    for fd in /proc/$BASHPID/fd/*; do
+      fd=${fd##*/}
+      [ $fd -lt 3 ] || [ $fd = 255 ] || eval "exec $fd>&-" # 255: bash's own, closed by exec
+    done
+    exec setsid "$@" >> $LOG/$name.log 2>&1 < /dev/null
+  ) &
   local pid=$!
   echo "$pid $(starttime $pid)" > $RUN/$name.pid
   disown $pid 2>/dev/null

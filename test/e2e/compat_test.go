@@ -5,6 +5,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -40,32 +41,34 @@ cat(readLines("/home/rstudio/my_laptop_file"), "\n")
 		t.Errorf("kubectl get pods:\n%s", out)
 	}
 	// The page that a browser would open, behind the command that users leave running.
-	page := n.sh(`kubectl port-forward svc/future-scheduler 8787:8787 >forward.log 2>&1 &
-forward=$!
-trap 'kill $forward' EXIT
-tail -f forward.log --pid=$forward | grep -m1 -q 'Forwarding from' 
-curl -sS --max-time 20 http://127.0.0.1:8787/`)
+	page := n.forwarded("kubectl port-forward svc/future-scheduler 8787:8787", "http://127.0.0.1:8787/")
 	if !strings.Contains(strings.ToLower(page), "sign in") {
 		t.Errorf("the page of port 8787:\n%s", page)
 	}
 	const scheduler = `export SCHEDULER=$(kubectl get pod -o jsonpath='{.items[?(@.metadata.labels.component=="scheduler")].metadata.name}')` + "\n"
 	n.sh(scheduler + "kubectl cp my_laptop_file ${SCHEDULER}:home/rstudio/")
-	if out := n.sh(scheduler + "echo 'command -v R; cat /home/rstudio/my_laptop_file' | kubectl exec -i ${SCHEDULER} -- /bin/bash"); !strings.Contains(out, "/R\nsome data") {
-		t.Errorf("kubectl exec does not land in the R container: %s", out)
+	// At a terminal, which script(1) makes.
+	terminal := n.sh(scheduler + "printf 'command -v R\ncat /home/rstudio/my_laptop_file\nexit\n' | script -qec \"kubectl exec -it ${SCHEDULER} -- /bin/bash\" /dev/null")
+	if !regexp.MustCompile(`(?m)^\S*/R\s*$`).MatchString(terminal) || !regexp.MustCompile(`(?m)^some data\s*$`).MatchString(terminal) {
+		t.Errorf("kubectl exec does not land in the R container: %s", terminal)
 	}
-	n.sh("kubectl scale --replicas=5 deployment/future-worker")
+	n.sh("kubectl scale --replicas=10 deployment/future-worker")
 	n.rollout()
 	n.sh(scheduler + "kubectl cp run.R ${SCHEDULER}:run.R")
 	n.sh(scheduler + "kubectl exec $SCHEDULER -- R CMD BATCH --no-save run.R run.Rout")
-	if out := n.sh(scheduler + "kubectl exec $SCHEDULER -- cat run.Rout"); !strings.Contains(out, "workers: 5 results: 40") || !strings.Contains(out, "some data") {
+	if out := n.sh(scheduler + "kubectl exec $SCHEDULER -- cat run.Rout"); !strings.Contains(out, "workers: 10 results: 40") || !strings.Contains(out, "some data") {
 		t.Errorf("run.Rout:\n%s", out)
+	}
+	n.sh(scheduler + "kubectl cp ${SCHEDULER}:run.Rout run.Rout") // and back to the laptop
+	if out, err := os.ReadFile(filepath.Join(n.dir, "run.Rout")); err != nil || !strings.Contains(string(out), "workers: 10") {
+		t.Errorf("run.Rout by kubectl cp: %v\n%s", err, out)
 	}
 	if out := n.r(`Sys.setenv(NSLOTS = 2)` + planned); distinct(pods(out)) != 2 {
 		t.Errorf("NSLOTS is not honoured:\n%s", out)
 	}
 	n.sh("helm uninstall test")
 
-	// The same with a values file of theirs, unchanged.
+	// The same with a values file of theirs, unchanged, and the image that it names.
 	n.eventually("the first release is gone", func() bool { return n.sh("kubectl get pods -o name") == "" })
 	n.sh("helm install --wait test ./future-helm.tgz -f values.yaml")
 	t.Cleanup(func() { n.try("helm uninstall test --wait --timeout 2m") })

@@ -115,6 +115,36 @@ func (n *namespace) install(more ...string) {
 	})
 }
 
+// setting is an environment variable of test/e2e/README.md.
+func setting(name, otherwise string) string {
+	if value := os.Getenv(name); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+// rImage is an image with R that has nothing of ours.
+func rImage() string { return setting("E2E_R_IMAGE", "kube.local/r:1") }
+
+// split is an image's name as the chart's values have it.
+func split(image string) (repository, tag string) {
+	colon := strings.LastIndex(image, ":")
+	return image[:colon], image[colon+1:]
+}
+
+// nodes are the scheduler's node and another one.
+func (n *namespace) nodes() (home, other string) {
+	n.t.Helper()
+	home = n.sh("kubectl get pod -l component=scheduler -o jsonpath='{.items[0].spec.nodeName}'")
+	for _, node := range strings.Fields(n.sh("kubectl get nodes -o jsonpath='{.items[?(@.spec.unschedulable!=true)].metadata.name}'")) {
+		if node != home {
+			return home, node
+		}
+	}
+	n.t.Fatalf("there is no second node beside %s", home)
+	return "", ""
+}
+
 // headless are the values of a release whose scheduler has R alone.
 const headless = "--set scheduler.rstudio=false"
 

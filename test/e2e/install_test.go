@@ -30,17 +30,23 @@ func TestInstallAndPlan(t *testing.T) {
 	if out := n.sh("helm test test"); !strings.Contains(out, "Succeeded") || plans() != before+1 {
 		t.Errorf("helm test made %d plans:\n%s", plans()-before, out)
 	}
-	if left := n.sh("kubectl get pod,role,rolebinding,serviceaccount -o name | grep test || true"); left != "" {
-		t.Errorf("helm test left %s", left)
-	}
+	n.eventually("nothing of helm test is left", func() bool {
+		return n.sh("kubectl get job,pod,role,rolebinding,serviceaccount -o name | grep test || true") == ""
+	})
 	// It fails when there is reason to.
 	n.sh("kubectl scale --replicas=0 deployment/future-worker")
 	n.eventually("no worker", func() bool { return n.sh("kubectl get pods -l component=worker -o name") == "" })
 	if out, err := n.try("helm upgrade test --reuse-values --set rendezvous.demandTimeout=2s --set worker.replicas=0 " + filepath.Join(root(t), "charts/future") + " --wait && helm test test"); err == nil {
 		t.Errorf("helm test succeeds without workers:\n%s", out)
 	}
-	if out := n.sh("kubectl logs future-test"); !strings.Contains(out, "0 of 0 workers are ready") {
+	if out := n.sh("kubectl logs job/future-test"); !strings.Contains(out, "0 of 0 workers are ready") {
 		t.Errorf("helm test's pod does not say why it failed:\n%s", out)
+	}
+	if rights := n.sh("kubectl get role,rolebinding,serviceaccount -o name | grep test || true"); rights != "" {
+		t.Errorf("the test that failed left its rights: %s", rights)
+	}
+	if seconds := n.sh("kubectl get job/future-test -o jsonpath='{.spec.ttlSecondsAfterFinished}'"); seconds != "600" {
+		t.Errorf("the test that failed goes after %s s", seconds)
 	}
 }
 

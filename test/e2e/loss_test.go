@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -94,16 +93,12 @@ cat("all identical\n")
 `
 
 // TestFuturesGoOn: worker pods are replaced, drained from their node, and cut off from
-// the network while futures run. R sees no error. It needs the cluster of test/cluster.
+// the network while futures run. R sees no error. The cut needs the cluster of test/cluster.
 func TestFuturesGoOn(t *testing.T) {
 	n := newNamespace(t)
 	n.install(headless, "--set worker.drainSeconds=1")
 	cut := filepath.Join(root(t), "test/cluster/cut")
-	home := n.sh("kubectl get pod -l component=scheduler -o jsonpath='{.items[0].spec.nodeName}'")
-	other := map[string]string{"n1": "n2", "n2": "n1"}[home]
-	if other == "" {
-		t.Fatalf("the scheduler is on node %q, want n1 or n2 of test/cluster", home)
-	}
+	_, other := n.nodes()
 	for _, loss := range []struct {
 		name        string
 		begin, mend func()
@@ -116,13 +111,15 @@ func TestFuturesGoOn(t *testing.T) {
 		{"rollout", func() { n.sh("kubectl rollout restart deployment/future-worker") }, func() {}},
 		{"drain",
 			func() {
-				n.sh("kubectl drain " + other + " --ignore-daemonsets --delete-emptydir-data --force --timeout=3m --pod-selector=component=worker")
+				n.sh("kubectl drain " + other + " --ignore-daemonsets --delete-emptydir-data --force --timeout=3m --pod-selector=component=worker,release=test")
 			},
 			func() { n.sh("kubectl uncordon " + other) }},
 	} {
 		t.Run(loss.name, func(t *testing.T) {
 			defer func() {
-				n.try(cut + " --mend " + other)
+				if loss.name == "cut" {
+					n.try(cut + " --mend " + other)
+				}
 				n.try("kubectl uncordon " + other)
 			}()
 			s := n.startR(futures)
@@ -156,17 +153,7 @@ func TestSchedulerReplaced(t *testing.T) {
 			n.sh("kubectl wait --for=condition=ready pod -l component=worker --timeout=60s")
 			n.plan(3)
 
-			// SIGTERM, since process 1 cannot be killed from within its container.
-			debug := `{"securityContext": {"runAsUser": 65532, "runAsNonRoot": true}}`
-			if err := os.WriteFile(filepath.Join(n.dir, "debug.json"), []byte(debug), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			pod := n.sh("kubectl get pod -l component=scheduler -o name")
-			n.sh("kubectl debug --profile=general --custom=debug.json --image=kube.local/r:1 --image-pull-policy=IfNotPresent --target=rendezvous " + pod + " -- sh -c 'kill 1'")
-			n.eventually("the rendezvous was restarted", func() bool {
-				return n.sh(`kubectl get `+pod+` -o jsonpath='{.status.initContainerStatuses[?(@.name=="rendezvous")].restartCount}'`) == "1"
-			})
-			n.sh("kubectl wait --for=condition=ready --timeout=60s " + pod)
+			n.endRendezvous()
 			n.sh("kubectl wait --for=condition=ready pod -l component=worker --timeout=60s")
 			n.plan(3)
 		})
@@ -178,11 +165,7 @@ func TestNodeCutOff(t *testing.T) {
 	n := newNamespace(t)
 	n.install(headless)
 	cut := filepath.Join(root(t), "test/cluster/cut")
-	home := n.sh("kubectl get pod -l component=scheduler -o jsonpath='{.items[0].spec.nodeName}'")
-	other := map[string]string{"n1": "n2", "n2": "n1"}[home]
-	if other == "" {
-		t.Fatalf("the scheduler is on node %q, want n1 or n2 of test/cluster", home)
-	}
+	home, other := n.nodes()
 	near := len(strings.Fields(n.sh("kubectl get pods -l component=worker -o json | jq -r '.items[] | select(.spec.nodeName == \"" + home + "\") | .metadata.name'")))
 	if near == 0 || near == 3 {
 		t.Fatalf("%d of 3 workers are on the scheduler's node", near)

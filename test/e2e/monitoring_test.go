@@ -42,7 +42,7 @@ func (n *namespace) query(expr string) int {
 // the dashboard and of the alerts finds real series.
 func TestMonitoring(t *testing.T) {
 	n := newNamespace(t)
-	n.install(headless, "--set rendezvous.demandTimeout=2s --set worker.autoscaling.enabled=true --set worker.autoscaling.min=2 --set worker.autoscaling.max=2")
+	n.install(headless, "--set rendezvous.demandTimeout=2s --set rendezvous.journal.memory=1 --set rendezvous.journal.disk=0 --set worker.autoscaling.enabled=true --set worker.autoscaling.min=2 --set worker.autoscaling.max=2")
 	chart := filepath.Join(root(t), "charts/future/files")
 	// Debian's Prometheus is built without the discovery of pods: the test does what the
 	// scrape annotations say in its place.
@@ -55,11 +55,13 @@ kubectl get pods -o json | jq -r '.items[] | .metadata.annotations as $a | selec
 echo ']}]'
 } > prometheus.yml`)
 	n.sh("kubectl create configmap prometheus --from-file=prometheus.yml --from-file=" + chart + "/alerts.yaml")
-	n.sh("kubectl apply -f " + filepath.Join(root(t), "test/e2e/testdata/prometheus.yaml"))
+	n.sh("kubectl set image --local -o yaml -f " + filepath.Join(root(t), "test/e2e/testdata/prometheus.yaml") +
+		" prometheus=" + setting("E2E_PROMETHEUS_IMAGE", "kube.local/prometheus:1") + " | kubectl apply -f -")
 	n.sh("kubectl wait --for=condition=ready --timeout=90s pod/prometheus")
 	n.eventually("all pods are scraped", func() bool { return n.query("up == 1") == 3 })
 
-	// Something to see: calls, an error, a death, unmet demand.
+	// Something to see: calls, an error, three deaths of a future, one of another that is too
+	// large to keep, unmet demand.
 	n.r(`
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
@@ -67,9 +69,15 @@ f <- lapply(1:6, function(i) future({ Sys.sleep(1); i }))
 stopifnot(length(value(f)) == 6)
 stopifnot(inherits(try(value(future(stop("on purpose"))), silent = TRUE), "try-error"))
 stopifnot(inherits(tryCatch(value(future(tools::pskill(Sys.getpid(), 9))), error = identity), "FutureError"))
+large <- numeric(1e6)
+stopifnot(inherits(tryCatch(value(future({ large; tools::pskill(Sys.getpid(), 9) })), error = identity), "FutureError"))
 stopifnot(inherits(tryCatch(plan(cluster, workers = 9, manual = TRUE, quiet = TRUE), error = identity), "error"))
 `)
-	n.eventually("the unmet demand is an alert", func() bool { return n.query(`ALERTS{alertname="PsockUnmetDemand",alertstate="firing"}`) == 1 })
+	for alert, labels := range map[string]string{"PsockUnmetDemand": "", "PsockWorkerDeaths": `,reason="signal"`, "PsockLostCalls": `,reason="not_kept"`} {
+		n.eventually(alert+" fires", func() bool {
+			return n.query(`ALERTS{alertname="`+alert+`",alertstate="firing"`+labels+`}`) == 1
+		})
+	}
 
 	var dashboard struct {
 		Panels []struct {

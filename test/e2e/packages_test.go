@@ -76,11 +76,27 @@ cat(future_sapply(1:2, function(i) psockdemo::answer()))
 }
 
 // TestRestrictedNamespace: without RStudio everything runs where Kubernetes enforces
-// the Pod Security Standard "restricted", with a volume that all pods share.
+// the Pod Security Standard "restricted".
 func TestRestrictedNamespace(t *testing.T) {
 	n := newNamespace(t)
 	n.sh("kubectl label namespace " + n.name + " pod-security.kubernetes.io/enforce=restricted")
-	// A directory that each node of test/cluster has, in the place of a network file system.
+	n.install(headless)
+	n.plan(3)
+	n.sh("helm test test")
+	if warnings := n.sh("kubectl get events -o json | jq -r '.items[].message' | grep -i 'violates PodSecurity' || true"); warnings != "" {
+		t.Error(warnings)
+	}
+}
+
+// storageClass is one whose volumes several nodes can write to. Without
+// E2E_STORAGE_CLASS it has one volume, of a directory that each node of test/cluster has,
+// in the place of a network file system.
+func (n *namespace) storageClass() string {
+	n.t.Helper()
+	t := n.t
+	if class := os.Getenv("E2E_STORAGE_CLASS"); class != "" {
+		return class
+	}
 	shared := filepath.Join(t.TempDir(), "shared")
 	if err := os.MkdirAll(shared, 0o777); err != nil {
 		t.Fatal(err)
@@ -101,7 +117,13 @@ spec:
   hostPath: {path: ` + shared + `}
 EOF`)
 	t.Cleanup(func() { n.try("kubectl delete --wait=false persistentvolume " + n.name) })
-	n.install(headless, "--set sharedVolume.enabled=true --set sharedVolume.size=1Gi --set sharedVolume.storageClassName="+n.name)
+	return n.name
+}
+
+// TestSharedVolume: a volume that all pods share, and that goes with the release.
+func TestSharedVolume(t *testing.T) {
+	n := newNamespace(t)
+	n.install(headless, "--set sharedVolume.enabled=true --set sharedVolume.size=1Gi --set sharedVolume.storageClassName="+n.storageClass())
 	out := n.r(`
 library(future); library(future.apply)
 plan(cluster, manual = TRUE, quiet = TRUE)
@@ -113,8 +135,5 @@ cat("shared")
 	if out != "shared" {
 		t.Error(out)
 	}
-	n.sh("helm test test")
-	if warnings := n.sh("kubectl get events -o json | jq -r '.items[].message' | grep -i 'violates PodSecurity' || true"); warnings != "" {
-		t.Error(warnings)
-	}
+	n.uninstall()
 }

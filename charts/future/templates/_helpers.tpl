@@ -62,6 +62,14 @@ imagePullSecrets:
 {{- range . }}{{- if eq .name "EXTRA_R_PACKAGES" }}{{ .value }}{{- end }}{{- end -}}
 {{- end -}}
 
+{{- /* A quantity of memory in MiB; nothing for one that is written in a way that is not known here. */ -}}
+{{- define "future.mebibytes" -}}
+{{- $text := kindIs "float64" . | ternary (printf "%.0f" (float64 .)) (toString .) -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $unit := regexReplaceAll "^[0-9]*[.]?[0-9]+" $text "" -}}
+{{- if hasKey $units $unit -}}{{ divf (mulf (float64 (trimSuffix $unit $text)) (index $units $unit)) 1048576 | int }}{{- end -}}
+{{- end -}}
+
 {{- /* What the Pod Security Standard "restricted" asks of a container. */ -}}
 {{- define "future.restricted" -}}
 allowPrivilegeEscalation: false
