@@ -110,8 +110,8 @@ func (m *memory) conditions(v view, d decision) (all []Condition) {
 		}
 		add(ScaledByOthers, reason, "somebody else has set %d replicas, after %d%s", o.to, o.from, then)
 	}
-	if n := m.elsewhere(v); n > 0 {
-		add(PodsElsewhere, "Unconnected", "%d pods are ready and serve no session here: does another rendezvous have them, or the network in between?", n)
+	if d.elsewhere > 0 {
+		add(PodsElsewhere, "Unconnected", "%d pods are ready and serve no session here: does another rendezvous have them, or the network in between?", d.elsewhere)
 	}
 	if n := m.config.pods(v.wanted); n > m.config.Max {
 		add(Limited, "Maximum", "%d pods are wanted, the maximum is %d", n, m.config.Max)

@@ -43,14 +43,15 @@ type view struct {
 
 // decision is what follows from a view.
 type decision struct {
-	need     int      // pods for what is wanted
-	goal     int      // pods that there should be, were nothing in the way
-	replicas int      // that the Deployment is to have now
-	victims  []victim // pods to take out of the pool before, and to mark
-	release  []string // agents to put back into it, at once
-	unmark   []string // pods that stay and have a mark
-	restores bool     // replicas takes back that pods were to be deleted
-	rated    bool     // the group's rate is in the way
+	need      int      // pods for what is wanted
+	elsewhere int      // pods that serve others
+	goal      int      // pods that there should be, were nothing in the way
+	replicas  int      // that the Deployment is to have now
+	victims   []victim // pods to take out of the pool before, and to mark
+	release   []string // agents to put back into it, at once
+	unmark    []string // pods that stay and have a mark
+	restores  bool     // replicas takes back that pods were to be deleted
+	rated     bool     // the group's rate is in the way
 }
 
 // memory is what a group's decisions are made from, beside what is seen. It asks nobody
@@ -116,8 +117,8 @@ func (m *memory) want(now time.Time, workers int) {
 func (m *memory) decide(v view) decision {
 	need := m.config.bounded(v.wanted)
 	m.meet(v)
-	elsewhere := m.elsewhere(v)
-	d := decision{need: need, goal: min(need+elsewhere, m.config.Max), replicas: v.deployment.Replicas}
+	d := decision{need: need, elsewhere: m.elsewhere(v), replicas: v.deployment.Replicas}
+	d.goal = min(need+d.elsewhere, m.config.Max)
 	stuck := m.review(v, &d)
 	strays := m.strays(v)
 	switch {
@@ -126,7 +127,7 @@ func (m *memory) decide(v view) decision {
 	case d.goal > d.replicas:
 		m.grow(v, &d)
 	default:
-		m.shrink(v, elsewhere, strays, &d)
+		m.shrink(v, strays, &d)
 	}
 	for _, name := range strays {
 		if v.now.Sub(m.marked[name].since) >= markLimit && len(d.unmark) < batch && !d.takes(name) {
@@ -236,6 +237,9 @@ func (m *memory) elsewhere(v view) int {
 // review looks after the pods that are leaving. Those that stay after all are released;
 // stuck are those that are not deleted and may still be.
 func (m *memory) review(v view, d *decision) (stuck int) {
+	if len(m.leaving) == 0 {
+		return 0
+	}
 	byName := make(map[string]pods.Status, len(v.pods))
 	for _, pod := range v.pods {
 		byName[pod.Name] = pod
@@ -320,8 +324,8 @@ func (m *memory) grow(v view, d *decision) {
 
 // shrink has fewer pods, if fewer have been wanted for the idle time: those that could
 // not be made, and those that nobody uses.
-func (m *memory) shrink(v view, elsewhere int, strays []string, d *decision) {
-	surplus := d.replicas - min(max(m.peaks.most(), d.need)+elsewhere, m.config.Max)
+func (m *memory) shrink(v view, strays []string, d *decision) {
+	surplus := d.replicas - min(max(m.peaks.most(), d.need)+d.elsewhere, m.config.Max)
 	if surplus <= 0 || len(m.leaving) > 0 || !v.deployment.settled() ||
 		v.now.Sub(m.since) < m.config.Idle || v.now.Before(m.rest) {
 		return

@@ -281,6 +281,9 @@ func TestPodsDoNotStart(t *testing.T) {
 	if starting, text := w.scaler.Starting("default"); !starting || text != "0 of 2 pods run; future-worker-001: Unschedulable: 0/2 nodes are available; future-worker-002: Unschedulable: 0/2 nodes are available" {
 		t.Error(starting, text)
 	}
+	if lines := w.logs.FilterMessage("waiting for worker pods"); lines.Len() == 0 || lines.Len() > 3 {
+		t.Errorf("%d lines of what is waited for in 20 seconds", lines.Len())
+	}
 	asked := w.calls["events"]
 	w.news = map[string]string{"future-worker-002": "pod triggered scale-up: [{pool 1->2 (max: 9)}]"}
 	w.run(10 * time.Second)

@@ -47,10 +47,9 @@ cat(readLines("/home/rstudio/my_laptop_file"), "\n")
 	}
 	const scheduler = `export SCHEDULER=$(kubectl get pod -o jsonpath='{.items[?(@.metadata.labels.component=="scheduler")].metadata.name}')` + "\n"
 	n.sh(scheduler + "kubectl cp my_laptop_file ${SCHEDULER}:home/rstudio/")
-	// At a terminal, which script(1) makes.
-	terminal := n.sh(scheduler + "printf 'command -v R\ncat /home/rstudio/my_laptop_file\nexit\n' | script -qec \"kubectl exec -it ${SCHEDULER} -- /bin/bash\" /dev/null")
-	if !regexp.MustCompile(`(?m)^\S*/R\s*$`).MatchString(terminal) || !regexp.MustCompile(`(?m)^some data\s*$`).MatchString(terminal) {
-		t.Errorf("kubectl exec does not land in the R container: %s", terminal)
+	shell := n.terminal(scheduler+"kubectl exec -it ${SCHEDULER} -- /bin/bash", "command -v R\ncat /home/rstudio/my_laptop_file\nexit\n")
+	if !regexp.MustCompile(`(?m)^\S*/R$`).MatchString(shell) || !regexp.MustCompile(`(?m)^some data$`).MatchString(shell) {
+		t.Errorf("kubectl exec does not land in the R container: %s", shell)
 	}
 	n.sh("kubectl scale --replicas=10 deployment/future-worker")
 	n.rollout()

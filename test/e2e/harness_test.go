@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -90,6 +91,18 @@ func (n *namespace) sh(command string) string {
 		n.t.Fatalf("$ %s\n%s\n%v", command, out, err)
 	}
 	return out
+}
+
+// terminal is what a command shows at a terminal, which script(1) makes, when this is
+// typed.
+func (n *namespace) terminal(command, typed string) string {
+	n.t.Helper()
+	file := filepath.Join(n.t.TempDir(), "command")
+	if err := os.WriteFile(file, []byte(command+"\n"), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	out := n.sh("script -qec 'bash " + file + "' /dev/null <<'TYPED'\n" + typed + "TYPED\n")
+	return regexp.MustCompile(`\x1b\[[?0-9;]*[a-zA-Z]|\r`).ReplaceAllString(out, "")
 }
 
 // root is the top of the repository.

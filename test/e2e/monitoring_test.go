@@ -55,8 +55,8 @@ kubectl get pods -o json | jq -r '.items[] | .metadata.annotations as $a | selec
 echo ']}]'
 } > prometheus.yml`)
 	n.sh("kubectl create configmap prometheus --from-file=prometheus.yml --from-file=" + chart + "/alerts.yaml")
-	n.sh("kubectl set image --local -o yaml -f " + filepath.Join(root(t), "test/e2e/testdata/prometheus.yaml") +
-		" prometheus=" + setting("E2E_PROMETHEUS_IMAGE", "kube.local/prometheus:1") + " | kubectl apply -f -")
+	n.sh("sed 's|kube.local/prometheus:1|" + setting("E2E_PROMETHEUS_IMAGE", "kube.local/prometheus:1") + "|' " +
+		filepath.Join(root(t), "test/e2e/testdata/prometheus.yaml") + " | kubectl apply -f -")
 	n.sh("kubectl wait --for=condition=ready --timeout=90s pod/prometheus")
 	n.eventually("all pods are scraped", func() bool { return n.query("up == 1") == 3 })
 

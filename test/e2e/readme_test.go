@@ -49,11 +49,7 @@ func TestReadme(t *testing.T) {
 	// inR types the block into R, at a terminal.
 	inR := func() []string {
 		t.Helper()
-		code := filepath.Join(t.TempDir(), "code.R")
-		if err := os.WriteFile(code, []byte(r+"q(\"no\")\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		out := n.sh("script -qec 'kubectl exec -it deployment/future-scheduler -- R' /dev/null < " + code)
+		out := n.terminal("kubectl exec -it deployment/future-scheduler -- R", r+"q(\"no\")\n")
 		return regexp.MustCompile(`future-worker-[a-z0-9]+-[a-z0-9]+`).FindAllString(out, -1)
 	}
 	for line := range strings.Lines(install + look) {
