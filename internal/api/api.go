@@ -34,6 +34,7 @@ type Source struct {
 	Available func(ports []uint16, plan bool) int // broker.Broker.Available
 	Plan      func(uid uint32, session string)    // broker.Broker.Plan
 	Hint      func()                              // broker.Broker.Hint
+	Outlook   func() string                       // broker.Broker.PlanOutlook
 	// Once is broker.Broker.Once.
 	Once   func(uid uint32, ports []uint16, once bool) (nodes int)
 	Leases Leases
@@ -51,7 +52,9 @@ const maxPorts = 1024
 //	                            text/plain: how many workers a session may ask
 //	                            for; P, Q are ports of its own present clusters;
 //	                            plan says that plan() of session S asks, whose
-//	                            nodes then take turns with those of others
+//	                            nodes then take turns with those of others. The
+//	                            header Outlook says for what they will wait,
+//	                            when no worker is ready and some are started
 //	POST /v1/once?ports=P,Q&once=true
 //	                            text/plain: of how many nodes of the clusters on
 //	                            these ports the futures now run once at most;
@@ -77,6 +80,9 @@ func Handler(source Source) http.Handler {
 		if plan {
 			if uid, err := source.caller(r); err == nil { // nobody else's clusters are served
 				source.Plan(uid, r.URL.Query().Get("session"))
+			}
+			if text := source.Outlook(); text != "" {
+				w.Header().Set("Outlook", text)
 			}
 		}
 		source.Hint()

@@ -81,9 +81,13 @@ func TestWorkers(t *testing.T) {
 			Available: func(ports []uint16, plan bool) int { asked, forPlan = ports, plan; return 3 },
 			Plan:      func(uid uint32, session string) { planned = uid == user && session == "7-1" },
 			Hint:      func() { hinted = true },
+			Outlook:   func() string { return "2 pods start" },
 			PeerUID:   asUser, UIDs: []uint32{user},
 		})
 		status, body := get(t, handler, "/v1/workers"+query)
+		if outlook := header(handler, "/v1/workers"+query).Get("Outlook"); (outlook == "2 pods start") != want.plan {
+			t.Errorf("%.40s: outlook %q", query, outlook)
+		}
 		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted || planned != want.plan || forPlan != want.plan {
 			t.Errorf("%.40s: %d %q, asked for %v, hinted %v, planned %v; want %+v", query, status, body, asked, hinted, planned, want)
 		}
@@ -134,6 +138,12 @@ func fromLoopback(method, path string) *http.Request {
 
 // ports is a list of n ports.
 func ports(n int) string { return strings.TrimSuffix(strings.Repeat("11000,", n), ",") }
+
+func header(handler http.Handler, path string) http.Header {
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, fromLoopback(http.MethodGet, path))
+	return recorder.Result().Header
+}
 
 func get(t *testing.T, handler http.Handler, path string) (int, string) {
 	t.Helper()

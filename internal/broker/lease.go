@@ -186,6 +186,16 @@ func (b *Broker) Outlook(group string) (text string, coming bool) {
 	return strings.Join(parts, "; "), coming
 }
 
+// PlanOutlook is what a plan will wait for, "" if a worker is ready or nobody starts any.
+func (b *Broker) PlanOutlook() string {
+	states, _ := b.config.Pool.Counts()
+	if states[pool.Warm]+states[pool.Reserved]+states[pool.Bound] > 0 || b.most("") == 0 {
+		return ""
+	}
+	text, _ := b.scaling("")
+	return text
+}
+
 // survey is what there is of a group, for somebody who holds that many of it.
 func (b *Broker) survey(group string, held int) explanation {
 	e := explanation{held: held}

@@ -119,6 +119,7 @@ func Run(ctx context.Context, config Config) error {
 		Available: sessions.Available,
 		Plan:      sessions.Plan,
 		Hint:      sessions.Hint,
+		Outlook:   sessions.PlanOutlook,
 		Once:      sessions.Once,
 		Leases:    book,
 		PeerUID:   config.Prober.PeerUID,
