@@ -22,7 +22,7 @@ func TestPipe(t *testing.T) {
 		heard := make(chan error, 1)
 		go func() { _, err := agent.Next(); heard <- err }()
 		go func() {
-			time.Sleep(10 * link.SilenceLimit)
+			<-time.After(10 * link.SilenceLimit)
 			sent <- agent.SendNumber(link.Reserved, 7)
 		}()
 		frame, err := rendezvous.Next()
