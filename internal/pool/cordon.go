@@ -17,7 +17,7 @@ func (s *slot) inUse() bool {
 
 // idles reports whether a session has the slot's worker and no use for it. Called with
 // the lock held.
-func (s *slot) idles() bool { return s.holder != nil && s.pool.spare[s.holder] && s.holder.idle }
+func (s *slot) idles() bool { return s.holder != nil && s.holder.spare != nil && s.holder.idle }
 
 // enlist and delist keep the slots of each agent. Called with the lock held.
 func (p *Pool) enlist(s *slot) { p.agents[s.hello.Agent] = append(p.agents[s.hello.Agent], s) }

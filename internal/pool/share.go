@@ -92,6 +92,7 @@ func (p *Pool) enqueue(u *waiter) {
 	}
 	t.waiting = append(t.waiting, u)
 	t.count(u, 1)
+	p.unmet++
 }
 
 // count counts a waiter in, or out.
@@ -113,6 +114,7 @@ func (p *Pool) dequeue(u *waiter) bool {
 	}
 	p.unpromise(u)
 	t.count(u, -1)
+	p.unmet--
 	t.waiting = slices.Delete(t.waiting, i, i+1)
 	if len(t.waiting) == 0 {
 		p.queue = slices.DeleteFunc(p.queue, func(other *Tenant) bool { return other == t })
@@ -125,18 +127,23 @@ func (p *Pool) waits(u *waiter) bool { return u != nil && slices.Contains(u.Tena
 func (p *Pool) promise(u *waiter) {
 	u.promised = true
 	u.Tenant.promised++
+	p.unmet--
 }
 
 func (p *Pool) unpromise(u *waiter) {
 	if u != nil && u.promised {
 		u.promised = false
 		u.Tenant.promised--
+		p.unmet++
 	}
 }
 
 // first is the waiter of t that comes first for a worker of group, nil if there is none;
 // one that a worker is on its way to counts if promised says so.
 func (t *Tenant) first(group string, promised bool) *waiter {
+	if t.promised == len(t.waiting) && !promised {
+		return nil
+	}
 	var best *waiter
 	for _, u := range t.waiting {
 		if !InGroup(group, u.Group) || u.promised && !promised {
@@ -186,26 +193,31 @@ func (p *Pool) balance() {
 	}
 	p.serve()
 	p.recallUntouched()
-	if len(p.spare) == 0 || len(p.queue) == 0 {
+	if p.unmet == 0 || p.spare.size() == 0 {
 		return
 	}
-	spare := make([]*Worker, 0, len(p.spare))
-	for w := range p.spare {
-		spare = append(spare, w)
-	}
-	slices.SortFunc(spare, func(a, b *Worker) int { return a.spareSince.Compare(b.spareSince) })
+	var first *waiter // who comes first for workers that are as the last one was
+	var last *Worker
 	now := time.Now()
 	var again time.Duration // when to look again, 0 if that is of no use
-	for _, w := range spare {
-		u, wait := p.heir(w, now)
+	for w := range p.spare.all() {
+		if last == nil || last.idle != w.idle || last.slot.hello.Group != w.slot.hello.Group {
+			first = p.next(w.slot.hello.Group, false, w.idle)
+		}
+		last = w
+		u, wait := p.heir(w, first, now)
 		if u == nil {
 			if wait > 0 && (again == 0 || wait < again) {
 				again = wait
 			}
 			continue
 		}
-		delete(p.spare, w)
+		p.spare.remove(w)
 		w.recall(u)
+		if p.unmet == 0 {
+			break
+		}
+		last = nil // somebody else comes first now
 	}
 	if again > 0 {
 		p.look.Reset(again)
@@ -214,14 +226,21 @@ func (p *Pool) balance() {
 
 // serve hands out free workers. Called with the lock held.
 func (p *Pool) serve() {
+	unwanted := make(map[string]bool) // groups of workers that nobody can have
 	for s := range p.warm.all() {
 		if len(p.queue) == 0 {
 			return
 		}
-		if u := p.next(s.hello.Group, true, true); u != nil {
-			p.warm.remove(s)
-			p.give(s, u)
+		if unwanted[s.hello.Group] {
+			continue
 		}
+		u := p.next(s.hello.Group, true, true)
+		if u == nil {
+			unwanted[s.hello.Group] = true
+			continue
+		}
+		p.warm.remove(s)
+		p.give(s, u)
 	}
 }
 
@@ -231,12 +250,10 @@ func (p *Pool) give(s *slot, u *waiter) {
 	u.given <- p.hold(s, u)
 }
 
-// heir is who is to have the spare worker w now; if nobody, in what time somebody may.
-// Called with the lock held.
-func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
-	group := w.slot.hello.Group
-	own := w.tenant.first(group, false)
-	u = p.next(group, false, w.idle)
+// heir is who is to have the spare worker w now, for which u comes first; if nobody, in
+// what time somebody may. Called with the lock held.
+func (p *Pool) heir(w *Worker, u *waiter, now time.Time) (heir *waiter, wait time.Duration) {
+	own := w.tenant.first(w.slot.hello.Group, false)
 	if u == nil || u == own {
 		return own, 0
 	}
