@@ -136,11 +136,20 @@ func (p *Pool) Wanted() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := make(map[string]int)
+	group, used := "", 0 // of the slots before: most are of one group
 	for _, s := range p.slots {
-		all[s.hello.Group] += 0
-		if s.holder != nil && s.state != Ending && s.inUse() {
-			all[s.hello.Group]++
+		if s.hello.Group != group {
+			if group != "" {
+				all[group] += used
+			}
+			group, used = s.hello.Group, 0
 		}
+		if s.holder != nil && s.state != Ending && s.inUse() {
+			used++
+		}
+	}
+	if group != "" {
+		all[group] += used
 	}
 	for _, t := range p.queue {
 		last := t.waiting[len(t.waiting)-1]
