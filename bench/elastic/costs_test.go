@@ -3,6 +3,7 @@ package elastic_test
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -202,15 +203,33 @@ func (c *crowd) compute(w *world, n *node) {
 	<-end
 }
 
-func TestCosts(t *testing.T) {
-	sizes := []int{100, 300}
-	if *full {
-		sizes = []int{100, 1000, 10000}
+// table is what docs/scaling.md shows of the costs.
+func table(all []costs) string {
+	var b strings.Builder
+	fmt.Fprint(&b, "| CPU time |")
+	for _, c := range all {
+		fmt.Fprintf(&b, " %d agents |", c.agents)
 	}
-	for _, n := range sizes {
-		c := measure(t, n)
-		t.Logf("%+v", c)
-		a := time.Duration(n)
-		t.Logf("per agent: contended %s resting %s shrinking %s", c.computing/a, c.resting/a, c.shrinking/a)
+	fmt.Fprintf(&b, " for each agent, the last to the first |\n|---|%s---|\n", strings.Repeat("---|", len(all)))
+	row := func(what string, of func(costs) time.Duration, unit time.Duration, format string, each bool) {
+		fmt.Fprintf(&b, "| %s |", what)
+		for _, c := range all {
+			fmt.Fprintf(&b, format, float64(of(c))/float64(unit))
+		}
+		first, last := all[0], all[len(all)-1]
+		ratio := float64(of(last)) / float64(of(first))
+		if !each {
+			ratio *= float64(first.agents) / float64(last.agents)
+		}
+		fmt.Fprintf(&b, " %.1f |\n", ratio)
 	}
+	const ms, us = " %.2f ms |", " %.0f µs |"
+	row("a look of the scaler's, all compute", func(c costs) time.Duration { return c.computing }, time.Millisecond, ms, false)
+	row("all are idle", func(c costs) time.Duration { return c.resting }, time.Millisecond, ms, false)
+	row("a hundred go", func(c costs) time.Duration { return c.shrinking }, time.Millisecond, ms, false)
+	row("an agent joins, and a node that waits gets its worker", func(c costs) time.Duration { return c.join }, time.Microsecond, us, true)
+	row("a future, two nodes for each worker", func(c costs) time.Duration { return c.future }, time.Microsecond, us, true)
+	row("a session's worker ends, the next one starts", func(c costs) time.Duration { return c.end }, time.Microsecond, us, true)
+	row("an agent leaves", func(c costs) time.Duration { return c.leave }, time.Microsecond, us, true)
+	return b.String()
 }

@@ -1,19 +1,8 @@
 package elastic_test
 
 import (
-	"slices"
 	"time"
 )
-
-// change is what became of one change of the load.
-type change struct {
-	mark
-	target int           // pods
-	asked  time.Duration // after the change: the Deployment was to have as many
-	ready  time.Duration // as many were ready, or no more
-	over   int           // most pods asked for beyond what was wanted at any time of the idle window
-	under  int           // most pods missing after the target was met
-}
 
 // mark is a moment at which the load changes.
 type mark struct {
@@ -21,14 +10,26 @@ type mark struct {
 	what string
 }
 
-// settles is how long after a change what is wanted is the change's: sessions begin
-// within it.
-const settles = time.Second
+// change is what became of one.
+type change struct {
+	mark
+	target int           // pods that are wanted from then on
+	asked  time.Duration // until the Deployment was to have as many
+	ready  time.Duration // until as many were ready, or no more than these
+	over   int           // most pods that it was to have beyond all that was wanted in the idle window
+	under  int           // most that were missing after they had all been there
+}
 
-func (w *world) changes(marks []mark, end time.Duration) []change {
-	var all []change
+const (
+	// settles is how soon after a mark its sessions want what they want.
+	settles = time.Second
+	// never is longer than the script.
+	never = time.Hour
+)
+
+func (w *world) changes() (all []change) {
 	for i, m := range marks {
-		until := end
+		until := endAt
 		if i+1 < len(marks) {
 			until = marks[i+1].at
 		}
@@ -38,74 +39,108 @@ func (w *world) changes(marks []mark, end time.Duration) []change {
 }
 
 func (w *world) change(m mark, until time.Duration) change {
-	s := change{mark: m, asked: -1, ready: -1}
 	samples := w.between(m.at, until)
-	before := w.between(m.at-look, m.at)[0]
-	s.target = min(w.between(m.at+settles, until)[0].wanted, w.most)
-	up := s.target > before.asked
-	if !up {
-		s.target = min(samples[len(samples)-1].wanted, w.most)
+	c := change{mark: m, asked: never, ready: never, target: w.bounded(w.between(m.at+settles, until)[0].wanted)}
+	up := c.target > samples[0].asked
+	if !up { // what runs is waited for
+		c.target = w.bounded(samples[len(samples)-1].wanted)
 	}
-	met := func(n int) bool { return up && n >= s.target || !up && n <= s.target }
-	for _, x := range samples {
-		if s.asked < 0 && met(x.asked) {
-			s.asked = x.at - m.at
+	met := func(n int) bool { return up && n >= c.target || !up && n <= c.target }
+	for _, s := range samples {
+		if met(s.asked) {
+			c.asked = min(c.asked, s.at-m.at)
 		}
-		if s.ready < 0 && met(x.ready) {
-			s.ready = x.at - m.at
+		if met(s.ready) {
+			c.ready = min(c.ready, s.at-m.at)
 		}
-		peak := 0
-		for _, y := range w.between(max(0, x.at-w.idle-2*time.Second), x.at+look) {
-			peak = max(peak, min(y.wanted, w.most))
-		}
-		s.over = max(s.over, x.asked-peak)
-		if s.ready >= 0 {
-			s.under = max(s.under, min(x.wanted, w.most)-x.ready)
+		c.over = max(c.over, s.asked-w.peak(s.at))
+		if c.ready < never {
+			c.under = max(c.under, w.bounded(s.wanted)-s.ready)
 		}
 	}
-	return s
+	return c
 }
 
-// mean is how many workers of a session of a kind computed on average.
-func (w *world) mean(kind string, from, until time.Duration) float64 {
-	sum, n := 0, 0
+func (w *world) bounded(wanted int) int { return min(wanted, w.most) }
+
+// peak is the most pods that were wanted in the idle window before a moment. The scaler
+// looks once a second, and acts a moment later.
+func (w *world) peak(at time.Duration) (most int) {
+	for _, s := range w.between(at-w.idle-2*time.Second, at+look) {
+		most = max(most, w.bounded(s.wanted))
+	}
+	return most
+}
+
+// mean is how many workers a session of a kind had that computed, on average of those
+// that were there all the time, and how many sessions these were.
+func (w *world) mean(kind string, from, until time.Duration) (workers float64, sessions int) {
+	shares := w.shares(from, until, func(s *session) bool { return s.kind == kind })
+	for _, share := range shares {
+		workers += share / float64(len(shares))
+	}
+	return workers, len(shares)
+}
+
+// jain is Jain's index of fairness of what the sessions had on average that were there
+// all the time: 1 when all had the same, 1/n when one of n had everything.
+func (w *world) jain(from, until time.Duration) float64 {
+	var sum, squares float64
+	shares := w.shares(from, until, func(s *session) bool { return !s.whole })
+	for _, share := range shares {
+		sum += share
+		squares += share * share
+	}
+	return sum * sum / (float64(len(shares)) * squares)
+}
+
+// shares is what sessions had on average.
+func (w *world) shares(from, until time.Duration, which func(*session) bool) (shares []float64) {
+	samples := w.between(from, until)
 	for i, s := range w.sessions {
-		if s.kind == kind && s.from < until && s.until > from {
-			for _, x := range w.between(from, until) {
-				sum += x.busy[i]
-				n++
+		if s.from > from || s.until < until || !which(s) {
+			continue
+		}
+		sum := 0
+		for _, x := range samples {
+			sum += x.busy[i]
+		}
+		shares = append(shares, float64(sum)/float64(len(samples)))
+	}
+	return shares
+}
+
+// use is what part of the workers that were ready computed, on average.
+func (w *world) use(from, until time.Duration) float64 {
+	ready, busy := 0, 0
+	for _, s := range w.between(from, until) {
+		ready += s.ready
+		for _, n := range s.busy {
+			busy += n
+		}
+	}
+	return float64(busy) / float64(ready)
+}
+
+// first is after how long the one session of a kind had so many workers.
+func (w *world) first(kind string, workers float64) time.Duration {
+	for i, s := range w.sessions {
+		if s.kind != kind {
+			continue
+		}
+		for _, x := range w.between(s.from, endAt) {
+			if float64(x.busy[i]) >= workers {
+				return x.at - s.from
 			}
 		}
 	}
-	return float64(sum) / float64(max(n, 1))
+	return never
 }
 
-func (w *world) kinds() (kinds []string) {
+// total sums up what sessions have counted.
+func (w *world) total(count func(*session) int64) (sum int64) {
 	for _, s := range w.sessions {
-		if !slices.Contains(kinds, s.kind) {
-			kinds = append(kinds, s.kind)
-		}
+		sum += count(s)
 	}
-	return kinds
-}
-
-// fairness is Jain's index of what the sessions had on average that were there from the
-// beginning of a stretch of time to its end: 1 when all had the same, 1/n when one had
-// everything.
-func (w *world) fairness(from, until time.Duration) float64 {
-	var sum, squares float64
-	n := 0
-	for i, s := range w.sessions {
-		if s.from > from || s.until < until {
-			continue
-		}
-		share := 0.0
-		for _, x := range w.between(from, until) {
-			share += float64(x.busy[i])
-		}
-		sum += share
-		squares += share * share
-		n++
-	}
-	return sum * sum / (float64(n) * squares)
+	return sum
 }

@@ -47,7 +47,6 @@ type session struct {
 	futures atomic.Int64 // that are done
 	lost    atomic.Int64 // that ran when their worker ended
 	hands   atomic.Int64 // workers that went to other sessions
-	formed  atomic.Int64 // how long, in nanoseconds, a whole cluster waited
 }
 
 // run does what the session does, from its beginning to its end.
@@ -211,14 +210,12 @@ func (n *node) Ended(string, func() string) {}
 // compute is a cluster that holds a worker for each node: it waits for all of them, as a
 // lease does, makes calls on each, and ends.
 func (s *session) compute(ctx context.Context) {
-	began := time.Now()
 	var running sync.WaitGroup
 	defer running.Wait()
 	turns := make(chan struct{}, acquiring)
 	ready := make(chan struct{})
 	complete := sync.OnceFunc(func() {
 		s.pool.Complete(s.tenant)
-		s.formed.Store(int64(time.Since(began)))
 		close(ready)
 	})
 	var held atomic.Int64
@@ -228,7 +225,7 @@ func (s *session) compute(ctx context.Context) {
 			if !n.hold(ctx, turns, ready, &held, complete) || n.worker.Bind(n) != nil {
 				return
 			}
-			for time.Since(s.start) < s.until && n.call(ctx, s.future()) {
+			for n.call(ctx, s.future()) && time.Since(s.start) < s.until {
 			}
 			if n.worker != nil {
 				n.worker.End()
