@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -143,13 +144,17 @@ func (k *kubernetes) reconcile() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.observed = k.generation
+	most := podsAtOnce
+	if k.quick {
+		most = math.MaxInt
+	}
 	switch more := k.replicas - k.there; {
 	case more > 0:
-		for range min(more, podsAtOnce) {
+		for range min(more, most) {
 			k.make()
 		}
 	case more < 0:
-		for _, p := range k.order()[:min(-more, podsAtOnce)] {
+		for _, p := range k.order()[:min(-more, most)] {
 			k.delete(p)
 		}
 	}

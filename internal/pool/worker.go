@@ -227,8 +227,10 @@ func (w *Worker) Bind(sink Sink) error {
 	w.sink = sink
 	delete(p.untouched, w)
 	p.setState(s, Bound, "")
-	w.unrecall()
-	p.balance()
+	if w.isRecalled() {
+		w.unrecall()
+		p.balance()
+	}
 	return nil
 }
 
