@@ -78,6 +78,9 @@ func check(t *testing.T, w, turns *world) {
 	if jain := w.jain(fairAt, lessAt); jain < 0.98 {
 		t.Errorf("Jain's index is %.4f", jain)
 	}
+	if took := w.first(lease, 1); took > time.Minute {
+		t.Errorf("a lease of no more than its share has waited for %s", took)
+	}
 	if use := w.use(fairAt, lessAt); use < 0.95 {
 		t.Errorf("%.1f %% of the workers compute while others wait", 100*use)
 	}

@@ -195,7 +195,7 @@ func TestTurns(t *testing.T) {
 	p.enqueue(u)
 	now := time.Now()
 	w.spareSince = now
-	heir := func() (*waiter, time.Duration) { return p.heir(w, p.next(s.hello.Group, false, false), now) }
+	heir := func() (*waiter, time.Duration) { return p.heir(w, p.next(s.hello.Group, false, w), now) }
 	if heir, wait := heir(); heir != nil || wait != restLimit {
 		t.Errorf("at first: %v, in %s", heir, wait)
 	}

@@ -68,6 +68,7 @@ type Pool struct {
 	arrived uint64 // numbers the callers that wait
 	tenants uint64 // how many there have been
 	unmet   int    // callers that wait and that no worker is on its way to
+	wholes  int    // callers that wait and need all that they ask for
 	spare   spares
 	look    *time.Timer // when a spare one may be somebody else's
 	// untouched are the workers of tenants that need all they ask for, before they are bound.

@@ -10,7 +10,7 @@ import (
 // fewest. One that a tenant has, but does not need at present, is recalled for another
 // node of the same tenant at any time, since that costs nothing; for another tenant,
 // which costs a new R, as these say; for one that has no use for a part of what it asks
-// for only when it is idle: it would rest there.
+// for, and asks for more than an equal share, only when it is idle: it would rest there.
 const (
 	// restLimit is how long a tenant may keep a worker between two calls while others
 	// wait. It is longer than what passes between the futures of one computation, which
@@ -91,17 +91,18 @@ func (p *Pool) enqueue(u *waiter) {
 		p.queue = slices.Insert(p.queue, behind, t)
 	}
 	t.waiting = append(t.waiting, u)
-	t.count(u, 1)
-	p.unmet++
+	p.count(u, 1)
 }
 
 // count counts a waiter in, or out.
-func (t *Tenant) count(u *waiter, n int) {
+func (p *Pool) count(u *waiter, n int) {
+	p.unmet += n
 	if u.Urgent {
-		t.urgent += n
+		u.Tenant.urgent += n
 	}
 	if u.Whole {
-		t.whole += n
+		u.Tenant.whole += n
+		p.wholes += n
 	}
 }
 
@@ -113,8 +114,7 @@ func (p *Pool) dequeue(u *waiter) bool {
 		return false
 	}
 	p.unpromise(u)
-	t.count(u, -1)
-	p.unmet--
+	p.count(u, -1)
 	t.waiting = slices.Delete(t.waiting, i, i+1)
 	if len(t.waiting) == 0 {
 		p.queue = slices.DeleteFunc(p.queue, func(other *Tenant) bool { return other == t })
@@ -160,9 +160,9 @@ func (t *Tenant) first(group string, promised bool) *waiter {
 }
 
 // next is whose turn it is for a worker of group, nil if it is nobody's; those that a
-// worker is on its way to count if promised says so, those that need all they ask for
-// if wholes does. Called with the lock held.
-func (p *Pool) next(group string, promised, wholes bool) *waiter {
+// worker is on its way to count if promised says so. from is the worker, nil for one
+// that is free. Called with the lock held.
+func (p *Pool) next(group string, promised bool, from *Worker) *waiter {
 	var best, whole *waiter
 	for _, t := range p.queue {
 		u := t.first(group, promised)
@@ -171,7 +171,7 @@ func (p *Pool) next(group string, promised, wholes bool) *waiter {
 		case u.Urgent:
 			return u
 		case u.Whole:
-			if whole == nil && wholes { // the queue is in the order of their age
+			if whole == nil && p.suits(u, from) { // the queue is in the order of their age
 				whole = u
 			}
 		case best == nil || t.share() < best.Tenant.share() || t.share() == best.Tenant.share() && u.arrived < best.arrived:
@@ -182,6 +182,24 @@ func (p *Pool) next(group string, promised, wholes bool) *waiter {
 		return whole
 	}
 	return best
+}
+
+// suits reports whether u, which needs all that its tenant asks for, may have the worker
+// of somebody else: when it is free or idle, or when all that the tenant asks for is no
+// more than what each had if those who compete had the same. Called with the lock held.
+func (p *Pool) suits(u *waiter, from *Worker) bool {
+	if from == nil || from.idle {
+		return true
+	}
+	shares, tenants := 0, len(p.queue)
+	for _, t := range p.queue {
+		shares += t.share()
+	}
+	if len(from.tenant.waiting) == 0 {
+		shares += from.tenant.share()
+		tenants++
+	}
+	return max(u.Total, u.Tenant.held+len(u.Tenant.waiting)) <= shares/tenants
 }
 
 // balance gives what is free to whoever waits, and recalls what others can do without.
@@ -201,8 +219,8 @@ func (p *Pool) balance() {
 	now := time.Now()
 	var again time.Duration // when to look again, 0 if that is of no use
 	for w := range p.spare.all() {
-		if last == nil || last.idle != w.idle || last.slot.hello.Group != w.slot.hello.Group {
-			first = p.next(w.slot.hello.Group, false, w.idle)
+		if last == nil || last.idle != w.idle || last.slot.hello.Group != w.slot.hello.Group || p.wholes > 0 {
+			first = p.next(w.slot.hello.Group, false, w)
 		}
 		last = w
 		u, wait := p.heir(w, first, now)
@@ -234,7 +252,7 @@ func (p *Pool) serve() {
 		if unwanted[s.hello.Group] {
 			continue
 		}
-		u := p.next(s.hello.Group, true, true)
+		u := p.next(s.hello.Group, true, nil)
 		if u == nil {
 			unwanted[s.hello.Group] = true
 			continue

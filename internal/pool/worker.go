@@ -283,7 +283,7 @@ func (w *Worker) Yield() bool {
 	u := w.heir
 	if !p.waits(u) {
 		w.unrecall()
-		if u, _ = p.heir(w, p.next(w.slot.hello.Group, false, w.idle), time.Now()); u == nil {
+		if u, _ = p.heir(w, p.next(w.slot.hello.Group, false, w), time.Now()); u == nil {
 			p.spare.put(w)
 			return false
 		}
