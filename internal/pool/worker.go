@@ -84,6 +84,8 @@ func (w *Worker) recall(u *waiter) {
 	if u.Tenant != w.tenant {
 		w.parting = true
 		w.tenant.leaving++
+		w.tenant.traded = time.Now()
+		u.Tenant.traded = w.tenant.traded
 	}
 	close(w.recalled)
 }
