@@ -234,6 +234,7 @@ func (p *Pool) balance() {
 			continue
 		}
 		p.spare.remove(w)
+		p.recount(w.slot)
 		w.recall(u)
 		if p.unmet == 0 {
 			break

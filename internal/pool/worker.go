@@ -103,6 +103,7 @@ func (w *Worker) stay() {
 // evict asks for w on nobody's behalf: it is to go. Called with the lock held.
 func (w *Worker) evict() {
 	w.slot.pool.spare.remove(w)
+	w.slot.pool.recount(w.slot)
 	w.evicted = true
 	close(w.recalled)
 }
@@ -251,6 +252,7 @@ func (w *Worker) Offer(setUp SetUp, idle bool) {
 		w.spareSince = time.Now()
 		p.spare.put(w)
 	}
+	p.recount(s)
 	p.balance()
 }
 
@@ -262,6 +264,7 @@ func (w *Worker) Keep() {
 	defer p.mu.Unlock()
 	p.spare.remove(w)
 	w.idle = false
+	p.recount(w.slot)
 	if w.isRecalled() {
 		w.unrecall()
 		p.balance()
@@ -287,6 +290,7 @@ func (w *Worker) Yield() bool {
 		w.unrecall()
 		if u, _ = p.heir(w, p.next(w.slot.hello.Group, false, w), time.Now()); u == nil {
 			p.spare.put(w)
+			p.recount(s)
 			return false
 		}
 		w.recall(u)
