@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/admin"
 	"github.com/psock-runtime/psock-runtime/internal/journal"
+	"github.com/psock-runtime/psock-runtime/internal/limits"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/program"
@@ -131,6 +132,9 @@ func (s *serve) Run(ctx context.Context) error {
 	log, err := s.New()
 	if err != nil {
 		return err
+	}
+	if err := limits.BoundHeap(); err != nil {
+		log.Warn("the memory that the container grants is not known", zap.Error(err))
 	}
 	config := rendezvous.Config{
 		Log: log, Build: program.Version(), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,

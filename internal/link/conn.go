@@ -32,6 +32,10 @@ const (
 	Patience          = 2 * SilenceLimit
 	// HandshakeLimit bounds the way to TLS, and then again that to Welcome.
 	HandshakeLimit = 5 * time.Second
+	// ConnectLimit is how long who dials waits for the connection, and TurnLimit for TLS:
+	// a side to which thousands dial at once takes them one after the other.
+	ConnectLimit = 5 * time.Second
+	TurnLimit    = 15 * time.Second
 )
 
 // Timing is the liveness timing of one connection; zero fields mean the constants.
@@ -73,14 +77,14 @@ type Conn struct {
 // Dial connects to the rendezvous at address (host:port), with TLS when config is
 // not nil.
 func Dial(ctx context.Context, address string, config *tls.Config, timing Timing) (*Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, HandshakeLimit)
-	defer cancel()
 	// The kernel's keepalive is off: heartbeats do its work, and see more.
-	dialer := net.Dialer{KeepAlive: -1}
+	dialer := net.Dialer{KeepAlive: -1, Timeout: ConnectLimit}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, TurnLimit)
+	defer cancel()
 	c, err := secure(ctx, conn, config, tls.Client, timing)
 	if err == nil {
 		c.dialled = true
