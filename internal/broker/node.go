@@ -25,6 +25,7 @@ type node struct {
 
 	// Guarded by Broker.mu.
 	worker    *pool.Worker
+	latest    *pool.Worker // that it had, whoever has it now
 	session   *relay.Session
 	connected bool // to its session, without a worker
 	refused   bool
@@ -142,6 +143,7 @@ func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
 		return nil, err
 	}
 	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
+	n.broker.leaseConnected(n.cluster)
 	n.broker.mu.Lock()
 	n.connected = true
 	n.broker.mu.Unlock()
@@ -175,7 +177,7 @@ func (n *node) acquireInTime(ctx context.Context) error {
 		switch {
 		case err == nil:
 			n.broker.mu.Lock()
-			n.worker = w
+			n.worker, n.latest = w, w
 			n.broker.mu.Unlock()
 			return nil
 		case errors.Is(err, errPromoted):
@@ -332,7 +334,7 @@ func (w bindable) Bind(sink relay.Sink) error { return w.Worker.Bind(sink) }
 // ended before it was bound.
 func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
-	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Shared: n.cluster.shared}
+	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared}
 	s := relay.New(n.client, b.config.Relay.Observer(log), recovery, n.abandoned)
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })
 	defer stop()
@@ -362,42 +364,67 @@ func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 // worker that is busy.
 func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, error) {
 	b := n.broker
-	if refusal := b.refusal(n.cluster); refusal != "" && !need.Lost {
+	if refusal := b.standing(n.cluster); refusal != "" && !need.Lost {
 		return nil, errors.New(refusal)
 	}
 	want := pool.Want{Tenant: n.cluster.tenant, Group: n.cluster.group(), Urgent: need.Lost, SetUps: need.SetUps, Total: b.size(n.cluster)}
 	b.poke()
 	began := time.Now()
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go n.hope(waiting, need.Lost, cancel)
+	w, err := n.reserve(waiting, want)
+	if err == nil {
+		b.mu.Lock()
+		n.latest = w
+		b.mu.Unlock()
+		return bindable{w}, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	unmet := b.unmet(n.cluster, time.Since(began))
+	if !need.Lost {
+		b.refuseRest(n.cluster, unmet)
+	}
+	return nil, errors.New(unmet)
+}
+
+// hope calls giveUp when for the whole of the demand timeout no worker was being started,
+// and, unless the session has lost its own, none that could be its next was in use; it
+// returns when ctx ends.
+func (n *node) hope(ctx context.Context, lost bool, giveUp func()) {
+	b, group := n.broker, n.cluster.group()
+	look := time.NewTicker(min(time.Second, b.config.DemandTimeout/4))
+	defer look.Stop()
+	last := time.Now()
 	for {
-		limited, cancel := context.WithTimeout(ctx, b.config.DemandTimeout)
-		w, err := n.reserve(limited, want)
-		cancel()
-		if err == nil {
-			return bindable{w}, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if _, starting := b.scaling(n.cluster.group()); starting {
-			continue
-		}
-		if need.Lost || !b.inUse() {
-			unmet := b.unmet(n.cluster, time.Since(began))
-			if !need.Lost {
-				b.refuseRest(n.cluster, unmet)
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-look.C:
+			if _, starting := b.scaling(group); starting || !lost && b.inUse(group) {
+				last = now
 			}
-			return nil, errors.New(unmet)
+			if now.Sub(last) >= b.config.DemandTimeout {
+				giveUp()
+				return
+			}
 		}
 	}
 }
 
-// inUse reports whether any worker is in a call, and will be free some day.
-func (b *Broker) inUse() bool {
+// inUse reports whether a worker of the group is in a call, or about to be, and so will
+// be free some day.
+func (b *Broker) inUse(group string) bool {
+	if b.config.Pool.Turning(group) {
+		return true
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, c := range b.clusters {
 		for n := range c.nodes {
-			if n.session != nil && n.session.Worker() != "" && n.session.Activity().Busy {
+			if n.latest != nil && pool.InGroup(n.latest.Group(), group) && n.session != nil && n.session.Worker() != "" && n.session.Activity().Busy {
 				return true
 			}
 		}

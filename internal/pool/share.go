@@ -245,14 +245,16 @@ func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
 }
 
 // recallUntouched asks for reserved workers back, from tenants that need all they ask
-// for, for such that are older, and for those whose sessions compute already; the last
-// first. Called with the lock held.
+// for, for such that are older, for those whose sessions compute already, and, after a
+// rest, for whoever has fewer; the last first. Called with the lock held.
 func (p *Pool) recallUntouched() {
 	var claims []*waiter
+	ordinary := false
 	for _, t := range p.queue {
 		for _, u := range t.waiting {
-			if !u.promised && (u.Urgent || u.Whole && t.age < p.tenants) { // the youngest has no claims
+			if !u.promised && !(u.Whole && t.age == p.tenants) { // the youngest has no claims
 				claims = append(claims, u)
+				ordinary = ordinary || !u.Whole && !u.Urgent
 			}
 		}
 	}
@@ -265,19 +267,37 @@ func (p *Pool) recallUntouched() {
 			untouched = append(untouched, w)
 		}
 	}
+	if len(untouched) == 0 {
+		return
+	}
+	if ordinary {
+		p.look.Reset(restLimit)
+	}
 	slices.SortFunc(untouched, func(a, b *Worker) int {
 		return cmp.Or(cmp.Compare(b.tenant.age, a.tenant.age), cmp.Compare(b.number, a.number))
 	})
 	for _, u := range claims {
 		i := slices.IndexFunc(untouched, func(w *Worker) bool {
-			comes := w.tenant.age > u.Tenant.age || u.Urgent && w.tenant != u.Tenant
-			return comes && InGroup(w.slot.hello.Group, u.Group)
+			return InGroup(w.slot.hello.Group, u.Group) && u.claims(w)
 		})
 		if i >= 0 {
 			untouched[i].recall(u)
 			untouched = slices.Delete(untouched, i, i+1)
 		}
 	}
+}
+
+// claims reports whether u comes before the holder of w, which has not used it.
+func (u *waiter) claims(w *Worker) bool {
+	switch {
+	case u.Tenant == w.tenant:
+		return false
+	case u.Urgent:
+		return true
+	case u.Whole:
+		return w.tenant.age > u.Tenant.age
+	}
+	return time.Since(w.since) >= restLimit && w.tenant.share() > u.Tenant.share()+1
 }
 
 // Complete says that the tenant has all that it asked for: it keeps what it has.

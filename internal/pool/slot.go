@@ -39,6 +39,7 @@ type slot struct {
 	busy     time.Duration // of all its workers, in finished calls
 	holder   *Worker       // who has the worker, nil for nobody
 	heir     *waiter       // who is to have the next one
+	draining bool          // its agent ends it after the call under way
 }
 
 func (s *slot) name() string { return s.id }
@@ -228,6 +229,7 @@ func (s *slot) onState(message link.StateMessage) {
 	p.mu.Lock()
 	p.warm.remove(s)
 	if w := s.holder; message.State == link.Draining && w != nil && w.sink != nil {
+		s.draining = true
 		p.mu.Unlock()
 		w.sink.Drain()
 		return

@@ -64,6 +64,9 @@ func (w *Worker) Name() string { return w.slot.name() }
 // Over is closed when the worker has ended or its connection is lost.
 func (w *Worker) Over() <-chan struct{} { return w.over }
 
+// Group is the group of its agent.
+func (w *Worker) Group() string { return w.slot.hello.Group }
+
 // SetUp is a digest of the calls by which the worker was set up, zero when it is fresh.
 func (w *Worker) SetUp() SetUp { return w.setUp }
 
@@ -271,7 +274,7 @@ func (w *Worker) Yield() bool {
 	if s.holder != w || s.state != Bound {
 		return true
 	}
-	if w.evicted {
+	if w.evicted || s.draining {
 		w.leave()
 		return true
 	}
@@ -280,6 +283,7 @@ func (w *Worker) Yield() bool {
 		w.unrecall()
 		if u, _ = p.heir(w, time.Now()); u == nil {
 			p.spare[w] = true
+			p.balance() // it may be somebody's later
 			return false
 		}
 		w.recall(u)

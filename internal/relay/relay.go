@@ -65,9 +65,11 @@ type Recovery struct {
 	Attempts int
 	// Budget bounds what is kept to be sent again.
 	Budget *journal.Budget
-	// Shared: the cluster's nodes take turns on workers from the beginning. A call that
-	// sets all of them up may be made on one worker for each node that has it.
+	// Shared: the cluster's nodes take turns on workers from the beginning.
 	Shared bool
+	// Together: they do so before the first future as well. A call that sets all of them
+	// up may then be made on one worker for each node that has it.
+	Together bool
 }
 
 // Need is what worker a session needs.
@@ -134,6 +136,7 @@ type Session struct {
 	deaths     []loss // of workers under the future
 	reruns     int    // of the future
 	once       bool   // the session does not want its futures to run twice
+	spare      bool   // the worker is to be offered once the answer is written
 }
 
 // Activity is what a session is doing and has done.
@@ -161,7 +164,7 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 		history: newHistory(recovery.Budget), wanted: make(chan struct{}, 1),
 		activity: Activity{Since: time.Now()},
 	}
-	s.history.shared = recovery.Shared
+	s.history.together = recovery.Together
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
 	s.watch.Stop()
 	s.idling.Store(true)
@@ -376,12 +379,20 @@ func (s *Session) noteOpaque(err error) {
 // was sent that is done, and offers the worker to whoever waits.
 func (s *Session) lookForIdleness() {
 	s.idling.Store(false)
-	if !s.sending.TryLock() {
+	again := func() {
 		s.idling.Store(true)
 		s.idle.Reset(forgetAfter)
+	}
+	if !s.sending.TryLock() {
+		again()
 		return
 	}
 	defer s.sending.Unlock()
+	if !s.writing.TryLock() { // its R does not read its last answer
+		again()
+		return
+	}
+	defer s.writing.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.calls > 0 || s.partial || s.activity.Opaque {
@@ -410,7 +421,7 @@ func (s *Session) lookForIdleness() {
 // offer lets somebody else have the worker, if the next call can be made on another.
 // Called with the lock held, while no call is under way.
 func (s *Session) offer(idle bool) {
-	if a := s.current; a != nil && !a.draining && s.history.movable() {
+	if a := s.current; a != nil && !a.draining && s.history.movable(s.once) {
 		a.offered = true
 		a.worker.Offer(s.history.sum, idle)
 	}
@@ -431,7 +442,7 @@ func (s *Session) Shares() bool {
 	if s.history.reset {
 		return !s.history.foreign && !s.activity.Opaque
 	}
-	return s.history.shared
+	return s.recovery.Shared
 }
 
 // Worker is the name of the worker that the session is bound to, "" for none.
