@@ -49,9 +49,9 @@ type Timing struct {
 // Conn is a connection that carries frames. One goroutine may read; any number
 // may write. Close ends both, from any goroutine.
 type Conn struct {
-	conn    net.Conn     // TLS, or the socket itself
-	socket  *socket.Conn // below conn
-	records *records     // between the two; nil without TLS
+	conn    net.Conn // TLS, or the socket itself
+	socket  wire     // below conn
+	records *records // between the two; nil without TLS
 	timing  Timing
 
 	in        []byte // read and not yet parsed: in[start:end]
@@ -72,6 +72,17 @@ type Conn struct {
 
 	closing sync.Once
 	closed  chan struct{}
+}
+
+// wire is what carries a connection. *socket.Conn is one.
+type wire interface {
+	net.Conn
+	// HungUp reports whether the other side has closed its end.
+	HungUp() bool
+	// Unanswered is for how long what was sent has not been acknowledged.
+	Unanswered() time.Duration
+	// Writable reports whether a small write would not have to wait.
+	Writable() bool
 }
 
 // Dial connects to the rendezvous at address (host:port), with TLS when config is
@@ -125,7 +136,7 @@ func secure(ctx context.Context, conn net.Conn, config *tls.Config, side func(ne
 	return newConn(encrypted, s, r, timing), nil
 }
 
-func newConn(conn net.Conn, s *socket.Conn, r *records, timing Timing) *Conn {
+func newConn(conn net.Conn, s wire, r *records, timing Timing) *Conn {
 	if timing.Heartbeat == 0 {
 		timing.Heartbeat = HeartbeatInterval
 	}

@@ -2,7 +2,6 @@ package pods
 
 import (
 	"cmp"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -37,16 +36,15 @@ func status(pod *corev1.Pod) Status {
 	}
 }
 
-// Group is every worker pod of a group, in the order of their names.
+// Group is every worker pod of a group, in no order.
 func (w *Watcher) Group(name string) []Status {
 	w.mu.Lock()
-	var all []Status
+	defer w.mu.Unlock()
+	all := make([]Status, 0, len(w.pods))
 	for _, s := range w.pods {
 		if s.gone.IsZero() && s.group == name {
 			all = append(all, s.Status)
 		}
 	}
-	w.mu.Unlock()
-	slices.SortFunc(all, func(a, b Status) int { return cmp.Compare(a.Name, b.Name) })
 	return all
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -235,7 +236,11 @@ func TestGroup(t *testing.T) {
 	s.set("e", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
 	w := watch(t, s)
 	const want = "[{a n1 Running true false  } {b  Pending false false  Unschedulable: no room} {d  Running true true -7 Terminating} {e  Failed false true  Evicted}]"
-	eventually(t, want, func() bool { return fmt.Sprint(w.Group("default")) == want })
+	eventually(t, want, func() bool {
+		all := w.Group("default")
+		slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Name, b.Name) })
+		return fmt.Sprint(all) == want
+	})
 	if got := fmt.Sprint(w.Group("gpu"), w.Group("none")); got != "[{c n2 Running true false  }] []" {
 		t.Error(got)
 	}

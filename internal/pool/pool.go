@@ -69,6 +69,8 @@ type Pool struct {
 	tenants uint64           // how many there have been
 	spare   map[*Worker]bool // bound workers that their holders do not need at present
 	look    *time.Timer      // when a spare one may be somebody else's
+	// untouched are the workers of tenants that need all they ask for, before they are bound.
+	untouched map[*Worker]bool
 }
 
 // DefaultGroup is the group of agents that name none.
@@ -90,7 +92,7 @@ func New(config Config) *Pool {
 	}
 	p := &Pool{
 		config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool),
-		agents: make(map[string][]*slot), cordons: make(map[string]bool),
+		agents: make(map[string][]*slot), cordons: make(map[string]bool), untouched: make(map[*Worker]bool),
 	}
 	p.look = time.AfterFunc(time.Hour, func() {
 		p.mu.Lock()
@@ -158,8 +160,11 @@ func (p *Pool) take(ctx context.Context, want Want) (*Worker, error) {
 func (p *Pool) hold(s *slot, u *waiter) *Worker {
 	p.number++
 	s.holder = &Worker{
-		slot: s, tenant: u.Tenant, whole: u.Whole, number: p.number, since: time.Now(), confirmed: make(chan struct{}),
+		slot: s, tenant: u.Tenant, number: p.number, since: time.Now(), confirmed: make(chan struct{}),
 		recalled: make(chan struct{}), over: make(chan struct{}),
+	}
+	if u.Whole {
+		p.untouched[s.holder] = true
 	}
 	u.Tenant.held++
 	p.setState(s, Reserved, "")

@@ -39,6 +39,8 @@ type Tenant struct {
 	leaving  int       // of its workers, those that were recalled for other tenants
 	complete bool      // see Pool.Complete
 	waiting  []*waiter // in the order in which they came
+	urgent   int       // of these
+	whole    int       // of these
 }
 
 // NewTenant makes a tenant that is called name in snapshots and holds at most most
@@ -89,6 +91,17 @@ func (p *Pool) enqueue(u *waiter) {
 		p.queue = slices.Insert(p.queue, behind, t)
 	}
 	t.waiting = append(t.waiting, u)
+	t.count(u, 1)
+}
+
+// count counts a waiter in, or out.
+func (t *Tenant) count(u *waiter, n int) {
+	if u.Urgent {
+		t.urgent += n
+	}
+	if u.Whole {
+		t.whole += n
+	}
 }
 
 // dequeue makes u wait no longer; it reports whether it did. Called with the lock held.
@@ -99,6 +112,7 @@ func (p *Pool) dequeue(u *waiter) bool {
 		return false
 	}
 	p.unpromise(u)
+	t.count(u, -1)
 	t.waiting = slices.Delete(t.waiting, i, i+1)
 	if len(t.waiting) == 0 {
 		p.queue = slices.DeleteFunc(p.queue, func(other *Tenant) bool { return other == t })
@@ -128,7 +142,7 @@ func (t *Tenant) first(group string, promised bool) *waiter {
 		if !InGroup(group, u.Group) || u.promised && !promised {
 			continue
 		}
-		if u.Urgent {
+		if u.Urgent || t.urgent == 0 {
 			return u
 		}
 		if best == nil {
@@ -248,9 +262,15 @@ func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
 // for, for such that are older, for those whose sessions compute already, and, after a
 // rest, for whoever has fewer; the last first. Called with the lock held.
 func (p *Pool) recallUntouched() {
+	if len(p.untouched) == 0 {
+		return
+	}
 	var claims []*waiter
 	ordinary := false
 	for _, t := range p.queue {
+		if t.urgent+t.whole == 0 {
+			continue
+		}
 		for _, u := range t.waiting {
 			if !u.promised && !(u.Whole && t.age == p.tenants) { // the youngest has no claims
 				claims = append(claims, u)
@@ -262,8 +282,8 @@ func (p *Pool) recallUntouched() {
 		return
 	}
 	var untouched []*Worker
-	for _, s := range p.slots {
-		if w := s.holder; w != nil && s.state == Reserved && w.whole && !w.tenant.complete && !w.isRecalled() {
+	for w := range p.untouched {
+		if w.slot.state == Reserved && !w.tenant.complete && !w.isRecalled() {
 			untouched = append(untouched, w)
 		}
 	}
@@ -305,8 +325,8 @@ func (p *Pool) Complete(t *Tenant) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t.complete = true
-	for _, s := range p.slots {
-		if w := s.holder; w != nil && w.tenant == t && s.state == Reserved {
+	for w := range p.untouched {
+		if w.tenant == t && w.slot.state == Reserved {
 			w.unrecall()
 		}
 	}

@@ -61,6 +61,7 @@ func (s *slot) finishUse() Sink {
 	}
 	w := s.holder
 	delete(s.pool.spare, w)
+	delete(s.pool.untouched, w)
 	w.stay()
 	w.tenant.held--
 	if w.ending != nil {

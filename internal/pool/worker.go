@@ -31,7 +31,6 @@ type Sink interface {
 type Worker struct {
 	slot      *slot
 	tenant    *Tenant
-	whole     bool          // see Want
 	number    uint32        // of the reservation
 	since     time.Time     // when the tenant got it
 	setUp     SetUp         // by nodes of the tenant that had it before; zero: fresh
@@ -227,6 +226,7 @@ func (w *Worker) Bind(sink Sink) error {
 		return fmt.Errorf("worker %s has ended", w.Name())
 	}
 	w.sink = sink
+	delete(p.untouched, w)
 	p.setState(s, Bound, "")
 	w.unrecall()
 	p.balance()

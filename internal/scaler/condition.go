@@ -1,9 +1,11 @@
 package scaler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -142,13 +144,14 @@ func (m *memory) podsFail(v view) (reason, message string) {
 	return "", ""
 }
 
-// missing are the pods that are not ready and are to stay.
+// missing are the pods that are not ready and are to stay, in the order of their names.
 func missing(all []pods.Status) (some []pods.Status) {
 	for _, pod := range all {
 		if !pod.Ready && !pod.Leaves {
 			some = append(some, pod)
 		}
 	}
+	slices.SortFunc(some, func(a, b pods.Status) int { return cmp.Compare(a.Name, b.Name) })
 	return some
 }
 

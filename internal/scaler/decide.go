@@ -38,7 +38,9 @@ type view struct {
 	reading    int        // which reading that was, 0 for none yet
 	pods       []pods.Status
 	agents     map[string]bool // connected
-	idle       map[string]int  // of these, those that nobody uses: the lower, the less useful
+	// idle is those of the agents that nobody uses: the lower, the less useful. It is
+	// looked at only when some are to go.
+	idle func() map[string]int
 }
 
 // decision is what follows from a view.

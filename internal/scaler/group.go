@@ -88,6 +88,9 @@ func (g *group) run(ctx context.Context) error {
 				return ctx.Err()
 			case <-time.After(gather):
 			}
+			if g.config.bounded(g.demand()) <= g.last.need {
+				continue // what there was suffices: sessions that take turns announce a lot
+			}
 		}
 		g.step(ctx, time.Now())
 	}
@@ -134,21 +137,34 @@ func (d decision) acts(v view) bool { return d.replicas != v.deployment.Replicas
 // look sees what can be seen without a request.
 func (g *group) look(now time.Time) view {
 	v := view{
-		now: now, deployment: g.deployment, reading: g.reading, pods: g.watch.Group(g.config.Name),
-		agents: make(map[string]bool), idle: make(map[string]int),
+		now: now, wanted: g.demand(), deployment: g.deployment, reading: g.reading, pods: g.watch.Group(g.config.Name),
+		idle: sync.OnceValue(g.idle),
 	}
-	all := g.wanted()
-	v.wanted = all[g.config.Name]
-	if g.config.Name == pool.DefaultGroup {
-		v.wanted += all[""]
-	}
-	for _, name := range g.pool.Agents(g.config.Name) {
+	agents := g.pool.Agents(g.config.Name)
+	v.agents = make(map[string]bool, len(agents))
+	for _, name := range agents {
 		v.agents[name] = true
 	}
-	for i, name := range g.pool.Idle(g.config.Name) {
-		v.idle[name] = i
-	}
 	return v
+}
+
+// demand is how many of the group's workers are wanted.
+func (g *group) demand() int {
+	all := g.wanted()
+	if g.config.Name == pool.DefaultGroup {
+		return all[g.config.Name] + all[""]
+	}
+	return all[g.config.Name]
+}
+
+// idle is the agents that nobody uses, with their places in the order in which they go.
+func (g *group) idle() map[string]int {
+	names := g.pool.Idle(g.config.Name)
+	idle := make(map[string]int, len(names))
+	for i, name := range names {
+		idle[name] = i
+	}
+	return idle
 }
 
 // due reports whether the Deployment is to be read: often while something goes on.

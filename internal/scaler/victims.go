@@ -38,6 +38,10 @@ func class(pod pods.Status) int {
 // that are ready, those whose nodes are left empty by it, and those that would be missed
 // least.
 func choose(v view, n int, marked map[string]mark) []victim {
+	if n <= 0 {
+		return nil
+	}
+	idle := v.idle()
 	var candidates [classes][]pods.Status
 	var inUse [classes]bool
 	stays := make(map[string]int) // pods by node
@@ -48,9 +52,9 @@ func choose(v view, n int, marked map[string]mark) []victim {
 		}
 		all[pod.Node]++
 		c := class(pod)
-		_, idle := v.idle[pod.Name]
+		_, free := idle[pod.Name]
 		// A pod that is ready has an agent that is connected: if not here, then elsewhere.
-		if v.agents[pod.Name] && !idle || !v.agents[pod.Name] && pod.Ready {
+		if v.agents[pod.Name] && !free || !v.agents[pod.Name] && pod.Ready {
 			inUse[c] = true
 			stays[pod.Node]++
 			continue
@@ -68,7 +72,7 @@ func choose(v view, n int, marked map[string]mark) []victim {
 		slices.SortFunc(some, func(a, b pods.Status) int {
 			return cmp.Or(cmp.Compare(unmarked(a), unmarked(b)),
 				cmp.Compare(stays[a.Node], stays[b.Node]), cmp.Compare(all[a.Node], all[b.Node]), cmp.Compare(a.Node, b.Node),
-				cmp.Compare(v.idle[a.Name], v.idle[b.Name]), cmp.Compare(a.Name, b.Name))
+				cmp.Compare(idle[a.Name], idle[b.Name]), cmp.Compare(a.Name, b.Name))
 		})
 		for _, pod := range some[:min(len(some), n-len(victims))] {
 			victims = append(victims, victim{pod.Name, c})
