@@ -26,9 +26,9 @@ import (
 // In between, the other one hears from its kernel that it is there: what a heartbeat is
 // to tell is acknowledged. Patience is how long that is enough.
 const (
-	HeartbeatInterval = 5 * time.Second
-	SilenceLimit      = 13 * time.Second
-	PacerInterval     = 14 * time.Second // no multiple of HeartbeatInterval, see heard
+	HeartbeatInterval = 7 * time.Second
+	SilenceLimit      = 14 * time.Second
+	PacerInterval     = 20 * time.Second // no multiple of HeartbeatInterval, see heard
 	Patience          = 2 * SilenceLimit
 	// HandshakeLimit bounds the way to TLS, and then again that to Welcome.
 	HandshakeLimit = 5 * time.Second
@@ -61,6 +61,7 @@ type Conn struct {
 
 	writing sync.Mutex
 	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
+	room    int                  // guarded by writing: heartbeats that surely fit into the socket's buffer
 
 	beats   *time.Timer // calls beat
 	beating atomic.Bool // StartHeartbeat was called
@@ -151,7 +152,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 // for whoever reads, while something keeps it from reading on: Next would notice.
 // Heartbeats go out meanwhile, and a live peer's kernel acknowledges them.
 func (c *Conn) Check() error {
-	switch limit := c.timing.Silence - c.timing.Heartbeat; {
+	// A heartbeat's own way and back is no silence, hence the half.
+	switch limit := c.timing.Silence - c.timing.Heartbeat/2; {
 	case c.socket.HungUp():
 		return fmt.Errorf("%s has closed the connection", c.conn.RemoteAddr())
 	case c.socket.Unanswered() > limit:
@@ -392,6 +394,7 @@ func (c *Conn) SendData(frame []byte) error {
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	c.room = 0
 	if c.records == nil || len(frame) <= maxPlaintext {
 		return write()
 	}

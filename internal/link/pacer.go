@@ -52,11 +52,7 @@ func (p *Pacer) Run(ctx context.Context) {
 		}
 		batch = p.take(number, batch[:0])
 		for _, c := range batch {
-			// One that has much to read of ours does not wait for a heartbeat, and nobody
-			// here is to wait for it.
-			if c.socket.Writable() {
-				c.sayHeartbeat()
-			}
+			c.sayHeartbeatNow()
 		}
 		clear(batch)
 		next = number + 1
