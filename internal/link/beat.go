@@ -1,6 +1,9 @@
 package link
 
-import "time"
+import (
+	"net"
+	"time"
+)
 
 // StartHeartbeat begins the heartbeats, after the handshake: before it the other
 // side is a stranger, which HandshakeLimit bounds.
@@ -108,4 +111,29 @@ func (c *Conn) TrySend(t Type, message any) (sent bool) {
 		return false
 	}
 	return true
+}
+
+// patientRead reads what comes within the silence limit. To the side that has dialled
+// it is not silence while what it sends is acknowledged, up to a limit.
+func (c *Conn) patientRead(p []byte) (n int, err error) {
+	limit := c.timing.Silence
+	for wait, waited := limit, time.Duration(0); ; {
+		if err := c.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return 0, err
+		}
+		n, err := c.conn.Read(p)
+		if n > 0 || !c.dialled || !isTimeout(err) {
+			return n, err
+		}
+		waited += wait
+		unanswered := c.socket.Unanswered()
+		if wait = min(limit-unanswered, 2*limit-waited); wait <= 0 {
+			return n, err
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := err.(net.Error)
+	return ok && timeout.Timeout()
 }

@@ -262,31 +262,6 @@ func (c *Conn) need(n int) error {
 	return nil
 }
 
-// patientRead reads what comes within the silence limit. To the side that has dialled
-// it is not silence while what it sends is acknowledged, up to a limit.
-func (c *Conn) patientRead(p []byte) (n int, err error) {
-	limit := c.timing.Silence
-	for wait, waited := limit, time.Duration(0); ; {
-		if err := c.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return 0, err
-		}
-		n, err := c.conn.Read(p)
-		if n > 0 || !c.dialled || !isTimeout(err) {
-			return n, err
-		}
-		waited += wait
-		unanswered := c.socket.Unanswered()
-		if wait = min(limit-unanswered, 2*limit-waited); wait <= 0 {
-			return n, err
-		}
-	}
-}
-
-func isTimeout(err error) bool {
-	timeout, ok := err.(net.Error)
-	return ok && timeout.Timeout()
-}
-
 // more reads what can be had without waiting: TLS hands out one record at a time,
 // and a large piece costs whoever takes it less than many small ones.
 func (c *Conn) more() {
