@@ -139,7 +139,7 @@ cat(conditionMessage(e), "\n")
 	}
 	// Both sides noticed by the silence limit, which is below 15 s, not by TCP.
 	rendezvous.awaitText("nothing heard from 192.0.2.2")
-	agent.awaitText("nothing heard from 192.0.2.1:7460 for 13s")
+	agent.awaitText("nothing heard from 192.0.2.1:7460 for 14s")
 	agent.awaitText("the connection to the rendezvous was lost")
 	n.await("an empty pool", func(s api.State) bool { return len(s.Workers) == 0 })
 
