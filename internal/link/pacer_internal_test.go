@@ -2,8 +2,14 @@ package link
 
 import (
 	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"golang.org/x/sync/errgroup"
 )
 
 func seated(p *Pacer, n int) []*Conn {
@@ -96,5 +102,59 @@ func TestPacerFindsTheNextTurn(t *testing.T) {
 		if number, some := p.after(next); number != wanted || !some {
 			t.Errorf("after %d: %d, %v, want %d", next, number, some, wanted)
 		}
+	}
+}
+
+// What the records of the handshake took is given back: ten thousand connections that
+// are parked would have 180 MB of it.
+func TestHandshakeBuffersAreGivenBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := mtls.Generate(dir, mtls.GenerateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	client, err := mtls.Load(filepath.Join(dir, mtls.WorkerDir), mtls.WithRole(mtls.ClientRole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := mtls.Load(filepath.Join(dir, mtls.RendezvousDir), mtls.WithRole(mtls.ServerRole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var accepted *Conn
+	var group errgroup.Group
+	group.Go(func() error {
+		raw, err := listener.Accept()
+		if err == nil {
+			accepted, err = Accept(t.Context(), raw, server.ServerConfig(), Timing{})
+		}
+		return err
+	})
+	dialled, err := Dial(t.Context(), listener.Addr().String(), client.ClientConfig(), Timing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dialled.Close()
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	if n := len(accepted.records.in); n != idleBuffer {
+		t.Errorf("the buffer below TLS has %d bytes after the handshake, want %d", n, idleBuffer)
+	}
+	// A record that is a little larger does not take as much as the largest.
+	if err := dialled.Send(State, StateMessage{State: Failed, Reason: strings.Repeat("x", 500)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := accepted.Next(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(accepted.records.in); n > 2*idleBuffer {
+		t.Errorf("the buffer below TLS has %d bytes after a small frame", n)
 	}
 }
