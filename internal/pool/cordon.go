@@ -17,7 +17,7 @@ func (s *slot) inUse() bool {
 
 // idles reports whether a session has the slot's worker and no use for it. Called with
 // the lock held.
-func (s *slot) idles() bool { return s.holder != nil && s.pool.spare[s.holder] && s.holder.idle }
+func (s *slot) idles() bool { return s.holder != nil && s.holder.spare != nil && s.holder.idle }
 
 // enlist and delist keep the slots of each agent. Called with the lock held.
 func (p *Pool) enlist(s *slot) { p.agents[s.hello.Agent] = append(p.agents[s.hello.Agent], s) }
@@ -136,11 +136,20 @@ func (p *Pool) Wanted() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := make(map[string]int)
+	group, used := "", 0 // of the slots before: most are of one group
 	for _, s := range p.slots {
-		all[s.hello.Group] += 0
-		if s.holder != nil && s.state != Ending && s.inUse() {
-			all[s.hello.Group]++
+		if s.hello.Group != group {
+			if group != "" {
+				all[group] += used
+			}
+			group, used = s.hello.Group, 0
 		}
+		if s.holder != nil && s.state != Ending && s.inUse() {
+			used++
+		}
+	}
+	if group != "" {
+		all[group] += used
 	}
 	for _, t := range p.queue {
 		last := t.waiting[len(t.waiting)-1]

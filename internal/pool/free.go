@@ -34,3 +34,47 @@ func (f *free) remove(s *slot) {
 		s.element = nil
 	}
 }
+
+// spares is the list of the bound workers that their holders do not need at present,
+// longest spare first.
+type spares struct{ workers list.List }
+
+func (s *spares) size() int { return s.workers.Len() }
+
+// all goes through the workers; the one that it is at may leave.
+func (s *spares) all() iter.Seq[*Worker] {
+	return func(yield func(*Worker) bool) {
+		for e := s.workers.Front(); e != nil; {
+			next := e.Next()
+			if !yield(e.Value.(*Worker)) {
+				return
+			}
+			e = next
+		}
+	}
+}
+
+// put adds w, if it is not there, at the place that w.spareSince gives it: the last, but
+// for one that was there before.
+func (s *spares) put(w *Worker) {
+	if w.spare != nil {
+		return
+	}
+	e := s.workers.Back()
+	for e != nil && e.Value.(*Worker).spareSince.After(w.spareSince) {
+		e = e.Prev()
+	}
+	if e == nil {
+		w.spare = s.workers.PushFront(w)
+		return
+	}
+	w.spare = s.workers.InsertAfter(w, e)
+}
+
+// remove removes w, if it is there.
+func (s *spares) remove(w *Worker) {
+	if w.spare != nil {
+		s.workers.Remove(w.spare)
+		w.spare = nil
+	}
+}

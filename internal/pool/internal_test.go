@@ -195,21 +195,22 @@ func TestTurns(t *testing.T) {
 	p.enqueue(u)
 	now := time.Now()
 	w.spareSince = now
-	if heir, wait := p.heir(w, now); heir != nil || wait != restLimit {
+	heir := func() (*waiter, time.Duration) { return p.heir(w, p.next(s.hello.Group, false, w), now) }
+	if heir, wait := heir(); heir != nil || wait != restLimit {
 		t.Errorf("at first: %v, in %s", heir, wait)
 	}
 	own := &waiter{Want: Want{Tenant: mine}, given: make(chan *Worker, 1)}
 	p.enqueue(own)
-	if heir, _ := p.heir(w, now); heir != own {
+	if heir, _ := heir(); heir != own {
 		t.Errorf("%v instead of another node of its own", heir)
 	}
 	w.since = now.Add(-turn)
-	if heir, _ := p.heir(w, now); heir != u {
+	if heir, _ := heir(); heir != u {
 		t.Errorf("%v after its turn", heir)
 	}
 	// One that has as many does not take turns with it.
 	other.held = 1
-	if heir, _ := p.heir(w, now); heir != own {
+	if heir, _ := heir(); heir != own {
 		t.Errorf("%v, though the other one has as many", heir)
 	}
 }

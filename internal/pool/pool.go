@@ -64,11 +64,13 @@ type Pool struct {
 	warm    free
 	queue   []*Tenant // that wait for a worker, oldest first
 	counts  map[State]int
-	number  uint32           // reservation numbers
-	arrived uint64           // numbers the callers that wait
-	tenants uint64           // how many there have been
-	spare   map[*Worker]bool // bound workers that their holders do not need at present
-	look    *time.Timer      // when a spare one may be somebody else's
+	number  uint32 // reservation numbers
+	arrived uint64 // numbers the callers that wait
+	tenants uint64 // how many there have been
+	unmet   int    // callers that wait and that no worker is on its way to
+	wholes  int    // callers that wait and need all that they ask for
+	spare   spares
+	look    *time.Timer // when a spare one may be somebody else's
 	// untouched are the workers of tenants that need all they ask for, before they are bound.
 	untouched map[*Worker]bool
 }
@@ -91,7 +93,7 @@ func New(config Config) *Pool {
 		config.EndLimit = 15 * time.Second
 	}
 	p := &Pool{
-		config: config, slots: make(map[key]*slot), counts: make(map[State]int), spare: make(map[*Worker]bool),
+		config: config, slots: make(map[key]*slot), counts: make(map[State]int),
 		agents: make(map[string][]*slot), cordons: make(map[string]bool), untouched: make(map[*Worker]bool),
 	}
 	p.look = time.AfterFunc(time.Hour, func() {

@@ -10,7 +10,7 @@ import (
 // fewest. One that a tenant has, but does not need at present, is recalled for another
 // node of the same tenant at any time, since that costs nothing; for another tenant,
 // which costs a new R, as these say; for one that has no use for a part of what it asks
-// for only when it is idle: it would rest there.
+// for, and asks for more than an equal share, only when it is idle: it would rest there.
 const (
 	// restLimit is how long a tenant may keep a worker between two calls while others
 	// wait. It is longer than what passes between the futures of one computation, which
@@ -91,16 +91,18 @@ func (p *Pool) enqueue(u *waiter) {
 		p.queue = slices.Insert(p.queue, behind, t)
 	}
 	t.waiting = append(t.waiting, u)
-	t.count(u, 1)
+	p.count(u, 1)
 }
 
 // count counts a waiter in, or out.
-func (t *Tenant) count(u *waiter, n int) {
+func (p *Pool) count(u *waiter, n int) {
+	p.unmet += n
 	if u.Urgent {
-		t.urgent += n
+		u.Tenant.urgent += n
 	}
 	if u.Whole {
-		t.whole += n
+		u.Tenant.whole += n
+		p.wholes += n
 	}
 }
 
@@ -112,7 +114,7 @@ func (p *Pool) dequeue(u *waiter) bool {
 		return false
 	}
 	p.unpromise(u)
-	t.count(u, -1)
+	p.count(u, -1)
 	t.waiting = slices.Delete(t.waiting, i, i+1)
 	if len(t.waiting) == 0 {
 		p.queue = slices.DeleteFunc(p.queue, func(other *Tenant) bool { return other == t })
@@ -125,18 +127,23 @@ func (p *Pool) waits(u *waiter) bool { return u != nil && slices.Contains(u.Tena
 func (p *Pool) promise(u *waiter) {
 	u.promised = true
 	u.Tenant.promised++
+	p.unmet--
 }
 
 func (p *Pool) unpromise(u *waiter) {
 	if u != nil && u.promised {
 		u.promised = false
 		u.Tenant.promised--
+		p.unmet++
 	}
 }
 
 // first is the waiter of t that comes first for a worker of group, nil if there is none;
 // one that a worker is on its way to counts if promised says so.
 func (t *Tenant) first(group string, promised bool) *waiter {
+	if t.promised == len(t.waiting) && !promised {
+		return nil
+	}
 	var best *waiter
 	for _, u := range t.waiting {
 		if !InGroup(group, u.Group) || u.promised && !promised {
@@ -153,9 +160,9 @@ func (t *Tenant) first(group string, promised bool) *waiter {
 }
 
 // next is whose turn it is for a worker of group, nil if it is nobody's; those that a
-// worker is on its way to count if promised says so, those that need all they ask for
-// if wholes does. Called with the lock held.
-func (p *Pool) next(group string, promised, wholes bool) *waiter {
+// worker is on its way to count if promised says so. from is the worker, nil for one
+// that is free. Called with the lock held.
+func (p *Pool) next(group string, promised bool, from *Worker) *waiter {
 	var best, whole *waiter
 	for _, t := range p.queue {
 		u := t.first(group, promised)
@@ -164,7 +171,7 @@ func (p *Pool) next(group string, promised, wholes bool) *waiter {
 		case u.Urgent:
 			return u
 		case u.Whole:
-			if whole == nil && wholes { // the queue is in the order of their age
+			if whole == nil && p.suits(u, from) { // the queue is in the order of their age
 				whole = u
 			}
 		case best == nil || t.share() < best.Tenant.share() || t.share() == best.Tenant.share() && u.arrived < best.arrived:
@@ -177,6 +184,28 @@ func (p *Pool) next(group string, promised, wholes bool) *waiter {
 	return best
 }
 
+// suits reports whether u, which needs all that its tenant asks for, may have the worker
+// of somebody else: when it is free or idle, or when it is known how much the tenant asks
+// for, and that is no more than what each had if those who compete had the same. Called
+// with the lock held.
+func (p *Pool) suits(u *waiter, from *Worker) bool {
+	if from == nil || from.idle {
+		return true
+	}
+	if u.Total == 0 { // it comes node by node, and may be for more
+		return false
+	}
+	shares, tenants := 0, len(p.queue)
+	for _, t := range p.queue {
+		shares += t.share()
+	}
+	if len(from.tenant.waiting) == 0 {
+		shares += from.tenant.share()
+		tenants++
+	}
+	return u.Total <= shares/tenants
+}
+
 // balance gives what is free to whoever waits, and recalls what others can do without.
 // Called with the lock held, whenever a caller begins to wait, a worker becomes free or
 // spare, or one that was on its way to somebody is no more.
@@ -186,26 +215,31 @@ func (p *Pool) balance() {
 	}
 	p.serve()
 	p.recallUntouched()
-	if len(p.spare) == 0 || len(p.queue) == 0 {
+	if p.unmet == 0 || p.spare.size() == 0 {
 		return
 	}
-	spare := make([]*Worker, 0, len(p.spare))
-	for w := range p.spare {
-		spare = append(spare, w)
-	}
-	slices.SortFunc(spare, func(a, b *Worker) int { return a.spareSince.Compare(b.spareSince) })
+	var first *waiter // who comes first for workers that are as the last one was
+	var last *Worker
 	now := time.Now()
 	var again time.Duration // when to look again, 0 if that is of no use
-	for _, w := range spare {
-		u, wait := p.heir(w, now)
+	for w := range p.spare.all() {
+		if last == nil || last.idle != w.idle || last.slot.hello.Group != w.slot.hello.Group || p.wholes > 0 {
+			first = p.next(w.slot.hello.Group, false, w)
+		}
+		last = w
+		u, wait := p.heir(w, first, now)
 		if u == nil {
 			if wait > 0 && (again == 0 || wait < again) {
 				again = wait
 			}
 			continue
 		}
-		delete(p.spare, w)
+		p.spare.remove(w)
 		w.recall(u)
+		if p.unmet == 0 {
+			break
+		}
+		last = nil // somebody else comes first now
 	}
 	if again > 0 {
 		p.look.Reset(again)
@@ -214,14 +248,21 @@ func (p *Pool) balance() {
 
 // serve hands out free workers. Called with the lock held.
 func (p *Pool) serve() {
+	unwanted := make(map[string]bool) // groups of workers that nobody can have
 	for s := range p.warm.all() {
 		if len(p.queue) == 0 {
 			return
 		}
-		if u := p.next(s.hello.Group, true, true); u != nil {
-			p.warm.remove(s)
-			p.give(s, u)
+		if unwanted[s.hello.Group] {
+			continue
 		}
+		u := p.next(s.hello.Group, true, nil)
+		if u == nil {
+			unwanted[s.hello.Group] = true
+			continue
+		}
+		p.warm.remove(s)
+		p.give(s, u)
 	}
 }
 
@@ -231,12 +272,10 @@ func (p *Pool) give(s *slot, u *waiter) {
 	u.given <- p.hold(s, u)
 }
 
-// heir is who is to have the spare worker w now; if nobody, in what time somebody may.
-// Called with the lock held.
-func (p *Pool) heir(w *Worker, now time.Time) (u *waiter, wait time.Duration) {
-	group := w.slot.hello.Group
-	own := w.tenant.first(group, false)
-	u = p.next(group, false, w.idle)
+// heir is who is to have the spare worker w now, for which u comes first; if nobody, in
+// what time somebody may. Called with the lock held.
+func (p *Pool) heir(w *Worker, u *waiter, now time.Time) (heir *waiter, wait time.Duration) {
+	own := w.tenant.first(w.slot.hello.Group, false)
 	if u == nil || u == own {
 		return own, 0
 	}
@@ -268,9 +307,6 @@ func (p *Pool) recallUntouched() {
 	var claims []*waiter
 	ordinary := false
 	for _, t := range p.queue {
-		if t.urgent+t.whole == 0 {
-			continue
-		}
 		for _, u := range t.waiting {
 			if !u.promised && !(u.Whole && t.age == p.tenants) { // the youngest has no claims
 				claims = append(claims, u)

@@ -276,3 +276,59 @@ func TestComplete(t *testing.T) {
 		t.Error("it was recalled")
 	}
 }
+
+// A cluster that needs all it asks for has its share of a pool in which others compute all
+// the time, if that is all it asks for. One that asks for more waits until workers are
+// idle: it would hold some and not begin.
+func TestWholeShare(t *testing.T) {
+	t.Parallel()
+	for nodes, has := range map[int]bool{2: true, 3: false} {
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			t.Parallel()
+			r := start(t, nil)
+			futures := r.tenant("futures")
+			var held []*pool.Worker
+			for i := range 4 {
+				w, _ := r.bindWanted(t, r.park(t, fmt.Sprint(i)), futures)
+				held = append(held, w)
+			}
+			whole := r.tenant("whole")
+			whole.Whole, whole.Total = true, nodes
+			for range nodes {
+				r.queueWanted(t, whole)
+			}
+			for i, w := range held {
+				w.Offer(pool.SetUp{1}, false)
+				if got, want := recalled(w), has && i < 2; got != want {
+					t.Errorf("worker %d: recalled is %t, want %t", i, got, want)
+				}
+			}
+			held[3].Offer(pool.SetUp{1}, true)
+			if recalled(held[3]) == has {
+				t.Errorf("an idle one: recalled is %t, want %t", has, !has)
+			}
+		})
+	}
+}
+
+// What rests with a tenant that waits for the rest of what it needs goes to whoever has
+// fewer, after a while.
+func TestRestingUntouched(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	whole := r.tenant("whole")
+	whole.Whole, whole.Total = true, 3
+	var held []*pool.Worker
+	for i := range 2 {
+		a := r.park(t, fmt.Sprint(i))
+		c := r.acquireWanted(r.ctx, whole)
+		a.grant()
+		held = append(held, mustGet(t, c))
+	}
+	r.queueWanted(t, whole)
+	r.queueWanted(t, r.tenant("futures"))
+	want(t, held[1].Recalled(), "the last one to be recalled")
+	if recalled(held[0]) {
+		t.Error("both were recalled for one that waits")
+	}
+}

@@ -60,7 +60,7 @@ func (s *slot) finishUse() Sink {
 		return nil
 	}
 	w := s.holder
-	delete(s.pool.spare, w)
+	s.pool.spare.remove(w)
 	delete(s.pool.untouched, w)
 	w.stay()
 	w.tenant.held--

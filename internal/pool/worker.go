@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -43,6 +44,7 @@ type Worker struct {
 	heir       *waiter       // whom it was recalled for
 	parting    bool          // that is another tenant's
 	evicted    bool          // it was recalled for nobody
+	spare      *list.Element // in Pool.spare; nil while it is needed
 	spareSince time.Time
 	idle       bool        // it has been spare for long
 	left       SetUp       // as its holder leaves it
@@ -101,7 +103,7 @@ func (w *Worker) stay() {
 
 // evict asks for w on nobody's behalf: it is to go. Called with the lock held.
 func (w *Worker) evict() {
-	delete(w.slot.pool.spare, w)
+	w.slot.pool.spare.remove(w)
 	w.evicted = true
 	close(w.recalled)
 }
@@ -228,8 +230,10 @@ func (w *Worker) Bind(sink Sink) error {
 	w.sink = sink
 	delete(p.untouched, w)
 	p.setState(s, Bound, "")
-	w.unrecall()
-	p.balance()
+	if w.isRecalled() {
+		w.unrecall()
+		p.balance()
+	}
 	return nil
 }
 
@@ -244,8 +248,9 @@ func (w *Worker) Offer(setUp SetUp, idle bool) {
 		return
 	}
 	w.left, w.idle = setUp, w.idle || idle
-	if !p.spare[w] {
-		p.spare[w], w.spareSince = true, time.Now()
+	if w.spare == nil {
+		w.spareSince = time.Now()
+		p.spare.put(w)
 	}
 	p.balance()
 }
@@ -256,7 +261,7 @@ func (w *Worker) Keep() {
 	p := w.slot.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.spare, w)
+	p.spare.remove(w)
 	w.idle = false
 	if w.isRecalled() {
 		w.unrecall()
@@ -281,8 +286,8 @@ func (w *Worker) Yield() bool {
 	u := w.heir
 	if !p.waits(u) {
 		w.unrecall()
-		if u, _ = p.heir(w, time.Now()); u == nil {
-			p.spare[w] = true
+		if u, _ = p.heir(w, p.next(w.slot.hello.Group, false, w), time.Now()); u == nil {
+			p.spare.put(w)
 			p.balance() // it may be somebody's later
 			return false
 		}
@@ -305,7 +310,7 @@ func (w *Worker) Yield() bool {
 func (w *Worker) leave() {
 	p := w.slot.pool
 	w.leaving = true
-	delete(p.spare, w)
+	p.spare.remove(w)
 	p.setState(w.slot, Ending, "")
 	w.slot.heir, w.heir = w.heir, nil
 }

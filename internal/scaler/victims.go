@@ -33,6 +33,20 @@ func class(pod pods.Status) int {
 	return 4
 }
 
+// candidate is a pod that may go, with what its place among others depends on.
+type candidate struct {
+	pod, node   string
+	marked      int // 0 if it is marked already
+	stays, pods int // on its node: that are in use, and in all
+	idle        int // its agent's place
+}
+
+func (a candidate) compare(b candidate) int {
+	return cmp.Or(cmp.Compare(a.marked, b.marked),
+		cmp.Compare(a.stays, b.stays), cmp.Compare(a.pods, b.pods), cmp.Compare(a.node, b.node),
+		cmp.Compare(a.idle, b.idle), cmp.Compare(a.pod, b.pod))
+}
+
 // choose names up to n pods that may go: all that a ReplicaSet would delete before one
 // that is in use, in its order: those that are marked already come first. Then, of pods
 // that are ready, those whose nodes are left empty by it, and those that would be missed
@@ -42,7 +56,7 @@ func choose(v view, n int, marked map[string]mark) []victim {
 		return nil
 	}
 	idle := v.idle()
-	var candidates [classes][]pods.Status
+	var candidates [classes][]candidate
 	var inUse [classes]bool
 	stays := make(map[string]int) // pods by node
 	all := make(map[string]int)
@@ -52,30 +66,27 @@ func choose(v view, n int, marked map[string]mark) []victim {
 		}
 		all[pod.Node]++
 		c := class(pod)
-		_, free := idle[pod.Name]
+		place, free := idle[pod.Name]
 		// A pod that is ready has an agent that is connected: if not here, then elsewhere.
 		if v.agents[pod.Name] && !free || !v.agents[pod.Name] && pod.Ready {
 			inUse[c] = true
 			stays[pod.Node]++
 			continue
 		}
-		candidates[c] = append(candidates[c], pod)
-	}
-	unmarked := func(pod pods.Status) int {
+		one := candidate{pod: pod.Name, node: pod.Node, marked: 1, idle: place}
 		if _, found := marked[pod.Name]; found {
-			return 0
+			one.marked = 0
 		}
-		return 1
+		candidates[c] = append(candidates[c], one)
 	}
 	var victims []victim
 	for c, some := range candidates {
-		slices.SortFunc(some, func(a, b pods.Status) int {
-			return cmp.Or(cmp.Compare(unmarked(a), unmarked(b)),
-				cmp.Compare(stays[a.Node], stays[b.Node]), cmp.Compare(all[a.Node], all[b.Node]), cmp.Compare(a.Node, b.Node),
-				cmp.Compare(idle[a.Name], idle[b.Name]), cmp.Compare(a.Name, b.Name))
-		})
-		for _, pod := range some[:min(len(some), n-len(victims))] {
-			victims = append(victims, victim{pod.Name, c})
+		for i := range some {
+			some[i].stays, some[i].pods = stays[some[i].node], all[some[i].node]
+		}
+		slices.SortFunc(some, candidate.compare)
+		for _, one := range some[:min(len(some), n-len(victims))] {
+			victims = append(victims, victim{one.pod, c})
 		}
 		if inUse[c] {
 			break

@@ -1,0 +1,235 @@
+package elastic_test
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// costs are the CPU time that a pool of some size takes: the scaler's loop for one step,
+// and all else for what happens, fake agents and sessions included. Things happen as fast
+// as they can: in a simulation's time its clock would be most of the cost.
+type costs struct {
+	agents int
+
+	// A step: when all workers compute and as many nodes wait; when all are idle; while
+	// those go, a hundred at a time.
+	computing, resting, shrinking time.Duration
+
+	join   time.Duration // of an agent, whose worker goes to one of two nodes that wait
+	future time.Duration // where two nodes take turns on each worker
+	end    time.Duration // of a session's worker, and the start of the next one
+	leave  time.Duration // of an agent
+}
+
+const (
+	sessionNodes = 100
+	// enough: about as many futures, and pods looked at, in a small pool as in a large one.
+	enough = 100_000
+)
+
+// measure takes a pool from nothing to a number of agents and back.
+func measure(t *testing.T, agents int) costs {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	w := newWorld(t, agents, time.Minute)
+	w.kube.latency, w.kube.quick = 0, true
+	c := costs{agents: agents}
+	crowd := newCrowd(w, 2*agents, max(enough/agents/2, 1))
+
+	rest := stopwatch(t)
+	w.step()
+	w.kube.settle()
+	await(t, func() bool { return crowd.bound.Load() == int64(agents) })
+	c.join = rest() / time.Duration(agents)
+	c.computing = w.steps20(enough / agents)
+
+	rest = stopwatch(t)
+	close(crowd.begin)
+	await(t, func() bool { return crowd.done.Load() == int64(2*agents) })
+	c.future = rest() / time.Duration(2*agents*crowd.calls)
+
+	rest = stopwatch(t)
+	close(crowd.end)
+	await(t, func() bool { states, _ := w.pool.Counts(); return states[pool.Warm] == agents-1 })
+	c.end = rest() / time.Duration(agents)
+	c.resting = w.steps20(enough / agents)
+
+	w.now = w.now.Add(2 * w.idle)
+	rest = stopwatch(t)
+	c.shrinking = w.shrink()
+	c.leave = rest() / time.Duration(agents)
+	close(crowd.last)
+	w.stop()
+	w.running.Wait()
+	w.kube.running.Wait()
+	if w.kube.torn > 0 {
+		t.Errorf("%d pods were deleted that sessions had", w.kube.torn)
+	}
+	for _, s := range w.sessions {
+		if s.lost.Load() > 0 {
+			t.Errorf("%s: %d futures were lost", s.kind, s.lost.Load())
+		}
+	}
+	return c
+}
+
+// step is a look of the scaler's, and a second of its time; it returns this thread's CPU
+// time.
+func (w *world) step() time.Duration {
+	before := used(w.t, syscall.RUSAGE_THREAD)
+	w.scaler.Step(w.ctx, w.now)
+	w.now = w.now.Add(time.Second)
+	return used(w.t, syscall.RUSAGE_THREAD) - before
+}
+
+// steps20 is what a step takes, of 20 or more.
+func (w *world) steps20(n int) (sum time.Duration) {
+	n = max(n, 20)
+	for range n {
+		sum += w.step()
+	}
+	return sum / time.Duration(n)
+}
+
+// shrink takes steps until one pod is left.
+func (w *world) shrink() (step time.Duration) {
+	for steps := 1; ; steps++ {
+		step += w.step()
+		w.kube.settle()
+		_, there, _ := w.kube.count()
+		await(w.t, func() bool { return len(w.pool.Agents(pool.DefaultGroup)) == there })
+		if there <= 1 {
+			return step / time.Duration(steps)
+		}
+	}
+}
+
+// used is the CPU time of this process, or this thread.
+func used(t *testing.T, who int) time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(who, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// stopwatch returns a function that says what CPU time all threads but this one have
+// taken since.
+func stopwatch(t *testing.T) func() time.Duration {
+	others := func() time.Duration { return used(t, syscall.RUSAGE_SELF) - used(t, syscall.RUSAGE_THREAD) }
+	runtime.GC() // what was before is not to be paid for now
+	began := others()
+	return func() time.Duration { return others() - began }
+}
+
+// await waits for what shows only when asked for.
+func await(t *testing.T, condition func() bool) {
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	limit := time.After(2 * time.Minute)
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatal("waited in vain")
+		}
+	}
+}
+
+// crowd is sessions with two nodes for each worker, all of which make the same number of
+// calls.
+type crowd struct {
+	calls       int
+	bound, done atomic.Int64  // nodes that have had their first worker; that have made their calls
+	begin, end  chan struct{} // closed to let them
+	last        chan struct{} // the same for one of them, whose worker stays in use
+}
+
+func newCrowd(w *world, nodes, calls int) *crowd {
+	c := &crowd{calls: calls, begin: make(chan struct{}), end: make(chan struct{}), last: make(chan struct{})}
+	for i := range nodes / sessionNodes {
+		s := &session{load: load{kind: fmt.Sprint("session ", i), nodes: sessionNodes}, pool: w.pool, poke: w.scaler.Poke}
+		s.enter(i)
+		w.sessions = append(w.sessions, s)
+		for range sessionNodes {
+			n := s.node()
+			w.running.Go(func() { c.compute(w, n) })
+		}
+	}
+	return c
+}
+
+// compute makes a node's calls. Its worker is anybody's after each.
+func (c *crowd) compute(w *world, n *node) {
+	if n.acquire(w.ctx, false) != nil {
+		return
+	}
+	stays := c.bound.Add(1) == 1
+	<-c.begin
+	for range c.calls {
+		if !n.call(w.ctx, 0) {
+			return
+		}
+		n.yield()
+	}
+	end := c.end
+	switch {
+	case stays && n.worker != nil:
+		n.worker.Keep()
+	case stays && n.acquire(w.ctx, false) != nil:
+		return
+	}
+	c.done.Add(1)
+	if stays {
+		end = c.last
+	}
+	for n.worker != nil {
+		select {
+		case <-n.worker.Recalled():
+			n.yield()
+		case <-end:
+			n.worker.End()
+			<-n.worker.Over()
+			n.worker = nil
+		}
+	}
+	<-end
+}
+
+// table is what docs/scaling.md shows of the costs.
+func table(all []costs) string {
+	var b strings.Builder
+	fmt.Fprint(&b, "| CPU time |")
+	for _, c := range all {
+		fmt.Fprintf(&b, " %d agents |", c.agents)
+	}
+	fmt.Fprintf(&b, " for each agent, the last to the first |\n|---|%s---|\n", strings.Repeat("---|", len(all)))
+	row := func(what string, of func(costs) time.Duration, unit time.Duration, format string, each bool) {
+		fmt.Fprintf(&b, "| %s |", what)
+		for _, c := range all {
+			fmt.Fprintf(&b, format, float64(of(c))/float64(unit))
+		}
+		first, last := all[0], all[len(all)-1]
+		ratio := float64(of(last)) / float64(of(first))
+		if !each {
+			ratio *= float64(first.agents) / float64(last.agents)
+		}
+		fmt.Fprintf(&b, " %.1f |\n", ratio)
+	}
+	const ms, us = " %.2f ms |", " %.0f µs |"
+	row("a look of the scaler's, all compute", func(c costs) time.Duration { return c.computing }, time.Millisecond, ms, false)
+	row("all are idle", func(c costs) time.Duration { return c.resting }, time.Millisecond, ms, false)
+	row("a hundred go", func(c costs) time.Duration { return c.shrinking }, time.Millisecond, ms, false)
+	row("an agent joins, and a node that waits gets its worker", func(c costs) time.Duration { return c.join }, time.Microsecond, us, true)
+	row("a future, two nodes for each worker", func(c costs) time.Duration { return c.future }, time.Microsecond, us, true)
+	row("a session's worker ends, the next one starts", func(c costs) time.Duration { return c.end }, time.Microsecond, us, true)
+	row("an agent leaves", func(c costs) time.Duration { return c.leave }, time.Microsecond, us, true)
+	return b.String()
+}
