@@ -40,7 +40,6 @@ type Tenant struct {
 	complete bool      // see Pool.Complete
 	waiting  []*waiter // in the order in which they came
 	urgent   int       // of these
-	whole    int       // of these
 }
 
 // NewTenant makes a tenant that is called name in snapshots and holds at most most
@@ -101,7 +100,6 @@ func (p *Pool) count(u *waiter, n int) {
 		u.Tenant.urgent += n
 	}
 	if u.Whole {
-		u.Tenant.whole += n
 		p.wholes += n
 	}
 }
