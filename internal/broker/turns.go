@@ -46,9 +46,9 @@ func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, erro
 // returns when ctx ends.
 func (n *node) hope(ctx context.Context, lost bool, giveUp func()) {
 	b, group := n.broker, n.cluster.group()
+	last := time.Now()
 	look := time.NewTicker(min(time.Second, b.config.DemandTimeout/4))
 	defer look.Stop()
-	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
