@@ -5,11 +5,11 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"golang.org/x/sys/unix"
 )
 
 // costs are the CPU time that a pool of some size takes: the scaler's loop for one step,
@@ -30,8 +30,7 @@ type costs struct {
 
 const (
 	sessionNodes = 100
-	// enough: about as many futures, and pods looked at, in a small pool as in a large one.
-	enough = 100_000
+	enough       = 100_000 // futures, in a small pool as in a large one
 )
 
 // measure takes a pool from nothing to a number of agents and back.
@@ -48,7 +47,7 @@ func measure(t *testing.T, agents int) costs {
 	w.kube.settle()
 	await(t, func() bool { return crowd.bound.Load() == int64(agents) })
 	c.join = rest() / time.Duration(agents)
-	c.computing = w.steps20(enough / agents)
+	c.computing = w.least()
 
 	rest = stopwatch(t)
 	close(crowd.begin)
@@ -59,7 +58,7 @@ func measure(t *testing.T, agents int) costs {
 	close(crowd.end)
 	await(t, func() bool { states, _ := w.pool.Counts(); return states[pool.Warm] == agents-1 })
 	c.end = rest() / time.Duration(agents)
-	c.resting = w.steps20(enough / agents)
+	c.resting = w.least()
 
 	w.now = w.now.Add(2 * w.idle)
 	rest = stopwatch(t)
@@ -83,19 +82,19 @@ func measure(t *testing.T, agents int) costs {
 // step is a look of the scaler's, and a second of its time; it returns this thread's CPU
 // time.
 func (w *world) step() time.Duration {
-	before := used(w.t, syscall.RUSAGE_THREAD)
+	before := used(w.t, unix.CLOCK_THREAD_CPUTIME_ID)
 	w.scaler.Step(w.ctx, w.now)
 	w.now = w.now.Add(time.Second)
-	return used(w.t, syscall.RUSAGE_THREAD) - before
+	return used(w.t, unix.CLOCK_THREAD_CPUTIME_ID) - before
 }
 
-// steps20 is what a step takes, of 20 or more.
-func (w *world) steps20(n int) (sum time.Duration) {
-	n = max(n, 20)
-	for range n {
-		sum += w.step()
+// least is what a step takes that nothing disturbs.
+func (w *world) least() time.Duration {
+	least := w.step()
+	for range 100 {
+		least = min(least, w.step())
 	}
-	return sum / time.Duration(n)
+	return least
 }
 
 // shrink takes steps until one pod is left.
@@ -111,19 +110,22 @@ func (w *world) shrink() (step time.Duration) {
 	}
 }
 
-// used is the CPU time of this process, or this thread.
-func used(t *testing.T, who int) time.Duration {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(who, &usage); err != nil {
+// used is the CPU time of this process, or this thread. (getrusage(2) counts in ticks of
+// the kernel's clock.)
+func used(t *testing.T, clock int32) time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(clock, &now); err != nil {
 		t.Fatal(err)
 	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	return time.Duration(now.Nano())
 }
 
 // stopwatch returns a function that says what CPU time all threads but this one have
 // taken since.
 func stopwatch(t *testing.T) func() time.Duration {
-	others := func() time.Duration { return used(t, syscall.RUSAGE_SELF) - used(t, syscall.RUSAGE_THREAD) }
+	others := func() time.Duration {
+		return used(t, unix.CLOCK_PROCESS_CPUTIME_ID) - used(t, unix.CLOCK_THREAD_CPUTIME_ID)
+	}
 	runtime.GC() // what was before is not to be paid for now
 	began := others()
 	return func() time.Duration { return others() - began }

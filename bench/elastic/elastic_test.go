@@ -81,6 +81,12 @@ func check(t *testing.T, w, turns *world) {
 	if took := w.first(lease, 1); took > time.Minute {
 		t.Errorf("a lease of no more than its share has waited for %s", took)
 	}
+	// Two sessions take part in each change of hands, each in one in five seconds.
+	sessions := len(w.shares(lateAt, lessAt, func(*session) bool { return true }))
+	minutes := (lessAt - turnsAt).Minutes()
+	if fresh := w.fresh(turnsAt, lessAt); float64(fresh) > minutes*12*float64(sessions)/2 {
+		t.Errorf("%d workers have changed hands between %d sessions in %.0f minutes", fresh, sessions, minutes)
+	}
 	if use := w.use(fairAt, lessAt); use < 0.95 {
 		t.Errorf("%.1f %% of the workers compute while others wait", 100*use)
 	}
@@ -107,8 +113,9 @@ func (w *world) tables(turns *world) string {
 		w.jain(fairAt, lateAt), turns.jain(time.Minute, 10*time.Minute), 100*w.use(fairAt, lateAt), 100*turns.use(time.Minute, 10*time.Minute))
 	fmt.Fprintf(&b, "who comes late has nine tenths of an equal share (%.1f) after %.1f s\n", fair, w.first(late, 0.9*fair).Seconds())
 	fmt.Fprintf(&b, "a lease of %d has its workers after %.1f s\n", w.most/60, w.first(lease, 1).Seconds())
-	fmt.Fprintf(&b, "%d futures, %d lost; %d fresh workers, %d changes of the Deployment\n\n",
-		w.total(func(s *session) int64 { return s.futures.Load() }), w.total(func(s *session) int64 { return s.lost.Load() }),
-		w.total(func(s *session) int64 { return s.hands.Load() }), w.kube.scales)
+	fmt.Fprintf(&b, "%.0f workers change hands in a minute while 41 sessions compete, on 4 workers %.0f\n",
+		float64(w.fresh(turnsAt, lessAt))/(lessAt-turnsAt).Minutes(), float64(turns.fresh(time.Minute, 10*time.Minute))/9)
+	fmt.Fprintf(&b, "%d futures, %d lost; %d changes of the Deployment\n\n",
+		w.total(func(s *session) int64 { return s.futures.Load() }), w.total(func(s *session) int64 { return s.lost.Load() }), w.kube.scales)
 	return b.String()
 }

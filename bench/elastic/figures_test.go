@@ -137,6 +137,12 @@ func (w *world) first(kind string, workers float64) time.Duration {
 	return never
 }
 
+// fresh is how many workers went to sessions, other than from node to node of one.
+func (w *world) fresh(from, until time.Duration) int {
+	samples := w.between(from, until)
+	return samples[len(samples)-1].fresh - samples[0].fresh
+}
+
 // total sums up what sessions have counted.
 func (w *world) total(count func(*session) int64) (sum int64) {
 	for _, s := range w.sessions {

@@ -12,6 +12,7 @@ const (
 	fairAt  = 9 * time.Minute
 	lateAt  = 11 * time.Minute
 	leaseAt = 12 * time.Minute
+	turnsAt = 13*time.Minute + 30*time.Second // the lease has ended
 	lessAt  = 15 * time.Minute
 	burstAt = 22*time.Minute + 30*time.Second
 	lastAt  = 28 * time.Minute

@@ -46,7 +46,7 @@ type session struct {
 	busy    atomic.Int64 // nodes whose future runs
 	futures atomic.Int64 // that are done
 	lost    atomic.Int64 // that ran when their worker ended
-	hands   atomic.Int64 // workers that went to other sessions
+	fresh   atomic.Int64 // workers that it had, other than from node to node
 }
 
 // run does what the session does, from its beginning to its end.
@@ -192,7 +192,7 @@ func (n *node) acquire(ctx context.Context, lost bool) error {
 			return err
 		}
 		if w.SetUp() == (pool.SetUp{}) {
-			s.hands.Add(1)
+			s.fresh.Add(1)
 		}
 		if w.Bind(n) == nil {
 			n.worker = w

@@ -41,6 +41,7 @@ type sample struct {
 	asked  int   // pods that the Deployment is to have
 	ready  int   // pods
 	busy   []int // workers that compute, by session
+	fresh  int   // workers that sessions have had so far, other than from each other
 }
 
 func (s sample) allBusy() (sum int) {
@@ -93,6 +94,7 @@ func (w *world) sample() sample {
 	s.asked, _, s.ready = w.kube.count()
 	for _, session := range w.sessions {
 		s.busy = append(s.busy, int(session.busy.Load()))
+		s.fresh += int(session.fresh.Load())
 	}
 	return s
 }

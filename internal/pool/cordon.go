@@ -2,6 +2,7 @@ package pool
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 )
@@ -19,29 +20,65 @@ func (s *slot) inUse() bool {
 // the lock held.
 func (s *slot) idles() bool { return s.holder != nil && s.holder.spare != nil && s.holder.idle }
 
-// enlist and delist keep the slots of each agent. Called with the lock held.
-func (p *Pool) enlist(s *slot) { p.agents[s.hello.Agent] = append(p.agents[s.hello.Agent], s) }
+// group is the workers of one group. What is asked every second is kept, since ten
+// thousand slots are in no processor's cache.
+type group struct {
+	agents map[string]bool
+	used   int // slots, see recount
+}
+
+// recount brings up to date whether sessions have use for the slot's worker. Called with
+// the lock held, when that may have changed.
+func (p *Pool) recount(s *slot) {
+	used := s.holder != nil && s.state != Ending && s.state != "" && !s.idles()
+	if used == s.used {
+		return
+	}
+	s.used = used
+	if used {
+		p.groups[s.hello.Group].used++
+	} else {
+		p.groups[s.hello.Group].used--
+	}
+}
+
+// enlist and delist keep the slots of each agent, and the agents of each group. Called
+// with the lock held.
+func (p *Pool) enlist(s *slot) {
+	p.agents[s.hello.Agent] = append(p.agents[s.hello.Agent], s)
+	g := p.groups[s.hello.Group]
+	if g == nil {
+		g = &group{agents: make(map[string]bool)}
+		p.groups[s.hello.Group] = g
+	}
+	g.agents[s.hello.Agent] = true
+}
 
 func (p *Pool) delist(s *slot) {
 	left := slices.DeleteFunc(p.agents[s.hello.Agent], func(other *slot) bool { return other == s })
+	p.agents[s.hello.Agent] = left
 	if len(left) == 0 {
 		delete(p.agents, s.hello.Agent)
+	}
+	if slices.ContainsFunc(left, func(other *slot) bool { return other.hello.Group == s.hello.Group }) {
 		return
 	}
-	p.agents[s.hello.Agent] = left
+	g := p.groups[s.hello.Group]
+	delete(g.agents, s.hello.Agent)
+	if len(g.agents) == 0 {
+		delete(p.groups, s.hello.Group)
+	}
 }
 
 // Agents names the connected agents of a group, in no order.
-func (p *Pool) Agents(group string) []string {
+func (p *Pool) Agents(name string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var names []string
-	for name, slots := range p.agents {
-		if slots[0].hello.Group == group {
-			names = append(names, name)
-		}
+	g := p.groups[name]
+	if g == nil {
+		return nil
 	}
-	return names
+	return slices.AppendSeq(make([]string, 0, len(g.agents)), maps.Keys(g.agents))
 }
 
 // Idle names the agents of a group that no session uses: all their slots are warm, or
@@ -136,20 +173,8 @@ func (p *Pool) Wanted() map[string]int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := make(map[string]int)
-	group, used := "", 0 // of the slots before: most are of one group
-	for _, s := range p.slots {
-		if s.hello.Group != group {
-			if group != "" {
-				all[group] += used
-			}
-			group, used = s.hello.Group, 0
-		}
-		if s.holder != nil && s.state != Ending && s.inUse() {
-			used++
-		}
-	}
-	if group != "" {
-		all[group] += used
+	for name, g := range p.groups {
+		all[name] = g.used
 	}
 	for _, t := range p.queue {
 		last := t.waiting[len(t.waiting)-1]

@@ -214,3 +214,42 @@ func TestTurns(t *testing.T) {
 		t.Errorf("%v, though the other one has as many", heir)
 	}
 }
+
+// A tenant takes part in one change of hands at a time, however many workers it has: else
+// the one worker that cannot be divided would go round as fast as calls end.
+func TestTurnsOfMany(t *testing.T) {
+	p, s := newSlot(t)
+	s.onState(link.StateMessage{State: link.Warm})
+	mine, other := p.NewTenant("mine", 0), p.NewTenant("other", 0)
+	w, err := p.take(context.Background(), Want{Tenant: mine})
+	if err == nil {
+		err = w.Bind(nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &waiter{Want: Want{Tenant: other}, given: make(chan *Worker, 1)}
+	p.enqueue(u)
+	mine.held, other.held = 3, 2
+	w.since = w.since.Add(-2 * turn)
+	now := time.Now()
+	w.spareSince = now
+	heir := func() *waiter { heir, _ := p.heir(w, u, now); return heir }
+	if heir() != u {
+		t.Error("it is not given to the other one after its turn")
+	}
+	p.mu.Lock()
+	w.recall(u)
+	w.stay()
+	p.mu.Unlock()
+	if heir() != nil {
+		t.Error("given at once, though both have just changed hands")
+	}
+	for name, one := range map[string]*Tenant{"mine": mine, "other": other} {
+		mine.traded, other.traded = time.Time{}, time.Time{}
+		one.traded = now.Add(-turn / 2)
+		if heir() != nil {
+			t.Errorf("given at once, though %s has just changed hands", name)
+		}
+	}
+}

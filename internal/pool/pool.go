@@ -60,7 +60,8 @@ type Pool struct {
 	mu      sync.Mutex
 	slots   map[key]*slot
 	agents  map[string][]*slot // by the agent's name
-	cordons map[string]bool    // names of agents, see Cordon
+	groups  map[string]*group
+	cordons map[string]bool // names of agents, see Cordon
 	warm    free
 	queue   []*Tenant // that wait for a worker, oldest first
 	counts  map[State]int
@@ -94,7 +95,7 @@ func New(config Config) *Pool {
 	}
 	p := &Pool{
 		config: config, slots: make(map[key]*slot), counts: make(map[State]int),
-		agents: make(map[string][]*slot), cordons: make(map[string]bool), untouched: make(map[*Worker]bool),
+		agents: make(map[string][]*slot), groups: make(map[string]*group), cordons: make(map[string]bool), untouched: make(map[*Worker]bool),
 	}
 	p.look = time.AfterFunc(time.Hour, func() {
 		p.mu.Lock()
@@ -219,6 +220,7 @@ func (p *Pool) setState(s *slot, state State, reason string) {
 		s.since = time.Now()
 	}
 	s.state, s.reason = state, reason
+	p.recount(s)
 }
 
 func (p *Pool) add(s *slot) error {

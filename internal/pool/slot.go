@@ -38,6 +38,7 @@ type slot struct {
 	memory   int64         // the same
 	busy     time.Duration // of all its workers, in finished calls
 	holder   *Worker       // who has the worker, nil for nobody
+	used     bool          // see Pool.recount
 	heir     *waiter       // who is to have the next one
 	draining bool          // its agent ends it after the call under way
 }
@@ -69,6 +70,7 @@ func (s *slot) finishUse() Sink {
 	}
 	close(w.over)
 	s.holder = nil
+	s.pool.recount(s)
 	return w.sink
 }
 

@@ -241,8 +241,14 @@ func TestStress(t *testing.T) {
 		return states[pool.Warm] == stressAgents && waiting == 0 && len(r.Workers()) == stressAgents
 	})
 	r.expectCounts(t, map[pool.State]int{pool.Warm: stressAgents})
+	if got := r.Wanted(); len(got) != 1 || got["group"] != 0 {
+		t.Errorf("wanted: %v", got)
+	}
 	stop()
 	agents.Wait()
 	eventually(t, "all slots to go", func() bool { return len(r.Workers()) == 0 })
 	r.expectCounts(t, nil)
+	if got := r.Wanted(); len(got) != 0 || len(r.Agents("group")) != 0 {
+		t.Errorf("wanted: %v, agents: %v", got, r.Agents("group"))
+	}
 }

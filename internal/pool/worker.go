@@ -87,6 +87,8 @@ func (w *Worker) recall(u *waiter) {
 	if u.Tenant != w.tenant {
 		w.parting = true
 		w.tenant.leaving++
+		w.tenant.traded = time.Now()
+		u.Tenant.traded = w.tenant.traded
 	}
 	close(w.recalled)
 }
@@ -104,6 +106,7 @@ func (w *Worker) stay() {
 // evict asks for w on nobody's behalf: it is to go. Called with the lock held.
 func (w *Worker) evict() {
 	w.slot.pool.spare.remove(w)
+	w.slot.pool.recount(w.slot)
 	w.evicted = true
 	close(w.recalled)
 }
@@ -252,6 +255,7 @@ func (w *Worker) Offer(setUp SetUp, idle bool) {
 		w.spareSince = time.Now()
 		p.spare.put(w)
 	}
+	p.recount(s)
 	p.balance()
 }
 
@@ -263,6 +267,7 @@ func (w *Worker) Keep() {
 	defer p.mu.Unlock()
 	p.spare.remove(w)
 	w.idle = false
+	p.recount(w.slot)
 	if w.isRecalled() {
 		w.unrecall()
 		p.balance()
@@ -288,6 +293,7 @@ func (w *Worker) Yield() bool {
 		w.unrecall()
 		if u, _ = p.heir(w, p.next(w.slot.hello.Group, false, w), time.Now()); u == nil {
 			p.spare.put(w)
+			p.recount(s)
 			p.balance() // it may be somebody's later
 			return false
 		}

@@ -88,8 +88,9 @@ func (g *group) run(ctx context.Context) error {
 				return ctx.Err()
 			case <-time.After(gather):
 			}
-			if g.config.bounded(g.demand()) <= g.last.need {
-				continue // what there was suffices: sessions that take turns announce a lot
+			// Sessions that take turns announce a lot, and want no more than they did.
+			if g.last.need == g.config.Max || g.config.bounded(g.demand()) <= g.last.need {
+				continue
 			}
 		}
 		g.step(ctx, time.Now())
