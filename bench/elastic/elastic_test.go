@@ -81,11 +81,12 @@ func check(t *testing.T, w, turns *world) {
 	if took := w.first(lease, 1); took > time.Minute {
 		t.Errorf("a lease of no more than its share has waited for %s", took)
 	}
-	// Two sessions take part in each change of hands, each in one in five seconds.
+	// A session takes part in one change of hands in five seconds, as one of two, and in
+	// another when a session has come or gone.
 	sessions := len(w.shares(lateAt, lessAt, func(*session) bool { return true }))
 	minutes := (lessAt - turnsAt).Minutes()
-	if fresh := w.fresh(turnsAt, lessAt); float64(fresh) > minutes*12*float64(sessions)/2 {
-		t.Errorf("%d workers have changed hands between %d sessions in %.0f minutes", fresh, sessions, minutes)
+	if fresh := w.fresh(turnsAt, lessAt); float64(fresh) > minutes*12*float64(sessions) {
+		t.Errorf("%d workers have changed hands between %d sessions in %.1f minutes", fresh, sessions, minutes)
 	}
 	if use := w.use(fairAt, lessAt); use < 0.95 {
 		t.Errorf("%.1f %% of the workers compute while others wait", 100*use)

@@ -90,7 +90,11 @@ func (g *group) run(ctx context.Context) error {
 			}
 			// Sessions that take turns announce a lot, and want no more than they did.
 			if g.last.need == g.config.Max || g.config.bounded(g.demand()) <= g.last.need {
-				continue
+				select {
+				case <-tick.C:
+				default:
+					continue
+				}
 			}
 		}
 		g.step(ctx, time.Now())
