@@ -31,7 +31,7 @@ demo: deps build
 	@test/demo
 
 test: deps lint
-	go test -race -timeout 20m ./...
+	go test -race -timeout 40m ./...
 
 # test/cluster/down ends it.
 cluster: deps

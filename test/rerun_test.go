@@ -97,8 +97,7 @@ func (l lossAt) run() {
 	}
 	s := l.start("GATES="+gates, "MOMENT="+l.moment)
 	s.awaitText("planned")
-	bound := func(s api.State) int { return pids(s, pool.Bound)["pod-a"] }
-	pid := bound(l.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }))
+	pid := pids(l.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }), pool.Bound)["pod-a"]
 	if pid == 0 {
 		l.t.Fatal("the worker that was warm first is not the one that is bound")
 	}
@@ -138,8 +137,8 @@ func (l lossAt) run() {
 		open("begin")
 		relayed(func(_, down int64) bool { return down > 1<<20 })
 		l.fail(pid)
-		// R reads after its worker's end is known.
-		l.await("the loss to be known", func(s api.State) bool { return bound(s) == 0 })
+		// R reads when no more of it can come.
+		awaitEnd(l.t, pid)
 		open("read")
 	}
 	s.awaitText("as expected")

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -21,11 +22,14 @@ type network struct {
 	nearAddress string
 }
 
+// networks numbers them: tests with networks of their own do not meet.
+var networks atomic.Int32
+
 // newNetwork lays the cable.
 func newNetwork(t *testing.T) *network {
 	t.Helper()
-	id := os.Getpid() % 100000
-	n := &network{t: t, near: fmt.Sprintf("psock-n%d", id), far: fmt.Sprintf("psock-f%d", id), nearAddress: "192.0.2.1"}
+	id := fmt.Sprintf("%d-%d", os.Getpid(), networks.Add(1))
+	n := &network{t: t, near: "psock-n" + id, far: "psock-f" + id, nearAddress: "192.0.2.1"}
 	for _, namespace := range []string{n.near, n.far} {
 		n.run("ip", "netns", "add", namespace)
 		t.Cleanup(func() { n.run("ip", "netns", "del", namespace) })
@@ -51,6 +55,15 @@ func (n *network) reset() {
 	n.t.Helper()
 	n.run("ip", "netns", "exec", n.far, "nft",
 		"add table inet cut; add chain inet cut in { type filter hook input priority 0; }; add rule inet cut in iifname cable meta l4proto tcp reject with tcp reset")
+}
+
+// slow has the cable carry 50 MB a second, so that a large object is on its way for some
+// seconds.
+func (n *network) slow() {
+	n.t.Helper()
+	for _, namespace := range []string{n.near, n.far} {
+		n.run("ip", "netns", "exec", namespace, "tc", "qdisc", "add", "dev", "cable", "root", "tbf", "rate", "400mbit", "burst", "1mb", "latency", "50ms")
+	}
 }
 
 // mend lets packets pass again.
@@ -139,7 +152,7 @@ cat(conditionMessage(e), "\n")
 	}
 	// Both sides noticed by the silence limit, which is below 15 s, not by TCP.
 	rendezvous.awaitText("nothing heard from 192.0.2.2")
-	agent.awaitText("nothing heard from 192.0.2.1:7460 for 13s")
+	agent.awaitText("nothing heard from 192.0.2.1:7460 for 14s")
 	agent.awaitText("the connection to the rendezvous was lost")
 	n.await("an empty pool", func(s api.State) bool { return len(s.Workers) == 0 })
 
@@ -165,7 +178,10 @@ cat(conditionMessage(e), "\n")
 func TestRerunAfterNetworkFailure(t *testing.T) {
 	for name, fail := range map[string]func(*network){"reset": (*network).reset, "silence": (*network).cut} {
 		for _, moment := range []string{"before", "request", "computing", "answer"} {
-			t.Run(name+" "+moment, func(t *testing.T) { testNetworkFailure(t, fail, moment) })
+			t.Run(name+" "+moment, func(t *testing.T) {
+				t.Parallel()
+				testNetworkFailure(t, fail, moment)
+			})
 		}
 	}
 }
@@ -173,6 +189,7 @@ func TestRerunAfterNetworkFailure(t *testing.T) {
 func testNetworkFailure(t *testing.T, fail func(*network), moment string) {
 	certs := filepath.Join(t.TempDir(), "certs")
 	n := newNetwork(t)
+	n.slow()
 	n.run(filepath.Join(bin, "rendezvous"), "certs", "--dir", certs)
 	n.launch(n.near, filepath.Join(bin, "rendezvous"), "--agents-address", n.nearAddress+":7460",
 		"--tls-dir", filepath.Join(certs, "rendezvous")).field("rendezvous is up", "agents")

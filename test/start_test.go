@@ -143,3 +143,37 @@ func get(t *testing.T, address, path string) (status int, body string) {
 	}
 	return response.StatusCode, string(text)
 }
+
+// What a worker is: its machine, R's version, and its memory, which follows what it does
+// with the heartbeats.
+func TestWhatAWorkerIs(t *testing.T) {
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 1, "--node", "node-1")
+	version, err := exec.Command("Rscript", "-e", "cat(as.character(getRversion()))").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const mib = 1 << 20
+	idle := r.await("a worker with its memory", func(s api.State) bool { return count(s, pool.Warm) == 1 && s.Workers[0].MemoryBytes > 0 }).Workers[0]
+	if idle.Node != "node-1" || idle.RVersion != string(version) || idle.MemoryBytes < 10*mib || idle.MemoryBytes > 500*mib {
+		t.Errorf("%+v, want node-1 and R %s", idle, version)
+	}
+	table, err := exec.Command(filepath.Join(bin, "rendezvous"), "status", "--api-address", r.api).CombinedOutput()
+	if err != nil || !strings.Contains(string(table), "node-1") || !strings.Contains(string(table), "MiB") {
+		t.Errorf("%v: the table is\n%s", err, table)
+	}
+	gate := filepath.Join(t.TempDir(), "gate")
+	session := r.startR(`
+library(future)
+plan(cluster, workers = 1, manual = TRUE, quiet = TRUE)
+f <- future({ x <- rep(1, 5e7); while (!file.exists("` + gate + `")) Sys.sleep(0.05); length(x) })
+stopifnot(value(f) == 5e7)
+`)
+	r.await("400 MB more", func(s api.State) bool { return s.Workers[0].MemoryBytes > idle.MemoryBytes+300*mib })
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := session.wait(); code != 0 {
+		t.Errorf("R exited with %d:\n%s", code, session.text())
+	}
+}

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	_ "embed"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,9 +18,6 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// dialling is how many agents dial at once, as pods that start.
-const dialling = 64
-
 // answer is what R 4.2.2 answers a call whose result is NULL.
 //
 //go:embed testdata/answer.bin
@@ -29,27 +26,27 @@ var answer []byte
 // fakes is the process of the fake agents.
 type fakes struct{ cmd *exec.Cmd }
 
-// startAgents returns when all workers are parked.
-func startAgents(ctx context.Context, o options, r *rendezvous) (*fakes, error) {
+// startAgents returns when all workers are parked, and how often they have dialled.
+func startAgents(ctx context.Context, o options, r *rendezvous) (f *fakes, dials int, err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	cmd := exec.CommandContext(ctx, self, "-agents", r.agents, "-certs", o.certs, "-workers", fmt.Sprint(o.workers))
+	cmd := exec.CommandContext(ctx, self, "-agents", r.agents, "-certs", o.certs, "-workers", fmt.Sprint(o.workers), "-dialling", fmt.Sprint(o.dialling))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	f := &fakes{cmd}
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+	f = &fakes{cmd}
+	if _, err := fmt.Fscanf(out, "parked after %d dials\n", &dials); err != nil {
 		f.stop()
-		return nil, fmt.Errorf("the fake agents say %q: %w", line, err)
+		return nil, 0, fmt.Errorf("the fake agents have ended: %w", err)
 	}
-	return f, nil
+	return f, dials, nil
 }
 
 func (f *fakes) stop() {
@@ -68,36 +65,58 @@ func serveAgents(ctx context.Context, o options, out io.Writer) error {
 	// Each agent is a process of its own, and its first handshake a full one.
 	config.ClientSessionCache = nil
 	group, ctx := errgroup.WithContext(ctx)
-	turns := make(chan struct{}, dialling)
-	parked := make(chan struct{}, o.workers)
+	parked := make(chan int, o.workers)
+	turns := make(chan struct{}, o.dialling)
 	for i := range o.workers {
 		group.Go(func() error {
-			turns <- struct{}{}
-			a, err := park(ctx, o.agents, config, i)
-			<-turns
-			if err != nil {
-				return err
+			for first := true; ; first = false {
+				turns <- struct{}{}
+				a, dials := dial(ctx, o.agents, config, i)
+				<-turns
+				if a == nil {
+					return nil
+				}
+				if first {
+					parked <- dials
+				}
+				stop := context.AfterFunc(ctx, func() { a.Close() })
+				err := a.serve()
+				stop()
+				if ctx.Err() != nil {
+					return nil
+				}
+				a.Close()
+				fmt.Fprintf(os.Stderr, "agent %d lost its connection: %v\n", i, err)
 			}
-			parked <- struct{}{}
-			defer context.AfterFunc(ctx, func() { a.Close() })()
-			if err := a.serve(); ctx.Err() == nil {
-				return fmt.Errorf("agent %d: %w", i, err)
-			}
-			return nil
 		})
 	}
 	group.Go(func() error {
+		dials := 0
 		for range o.workers {
 			select {
-			case <-parked:
+			case n := <-parked:
+				dials += n
 			case <-ctx.Done():
 				return nil
 			}
 		}
-		_, err := fmt.Fprintln(out, "parked")
+		_, err := fmt.Fprintf(out, "parked after %d dials\n", dials)
 		return err
 	})
 	return group.Wait()
+}
+
+// dial dials at an agent's pace until it is let in; it returns nil when ctx ends.
+func dial(ctx context.Context, address string, config *tls.Config, i int) (a *agent, dials int) {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 600*time.Millisecond) {
+		dials++
+		if a, err := park(ctx, address, config, i); err == nil {
+			return a, dials
+		}
+		if !pause(ctx, wait*7/10+rand.N(wait*6/10)) {
+			return nil, dials
+		}
+	}
 }
 
 // agent is a fake one with one slot.
@@ -105,7 +124,7 @@ type agent struct {
 	*link.Conn
 }
 
-// park dials until it is let in and says that its worker is warm.
+// park dials and says that its worker is warm.
 func park(ctx context.Context, address string, config *tls.Config, i int) (*agent, error) {
 	conn, err := link.Dial(ctx, address, config, link.Timing{})
 	if err != nil {
@@ -116,10 +135,14 @@ func park(ctx context.Context, address string, config *tls.Config, i int) (*agen
 		Version: link.Version, Agent: name, Instance: "of-" + name, Slots: 1, Group: "default", Build: "bench",
 		Node: fmt.Sprintf("node-%03d", i/32), R: "4.5.1", Silence: int(link.Patience / time.Second),
 	})
+	var welcome link.WelcomeMessage
 	if err == nil {
 		var frame link.Frame
 		if frame, err = conn.Next(); err == nil && frame.Type != link.Welcome {
 			err = fmt.Errorf("%s: %s", frame.Type, frame.Payload)
+		}
+		if err == nil {
+			welcome, err = link.Decode[link.WelcomeMessage](frame.Type, frame.Payload)
 		}
 	}
 	a := &agent{Conn: conn}
@@ -127,7 +150,7 @@ func park(ctx context.Context, address string, config *tls.Config, i int) (*agen
 		conn.StartHeartbeat()
 		err = a.warm()
 	}
-	if err == nil {
+	if err == nil && welcome.Usage {
 		err = conn.Send(link.Usage, link.UsageMessage{MemoryBytes: 50 << 20})
 	}
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 
 type options struct {
 	workers    int
+	dialling   int
 	idle       time.Duration
 	binds      int
 	sessions   int
@@ -44,6 +45,7 @@ func run(ctx context.Context, args []string, out, complaints io.Writer) int {
 	flags := flag.NewFlagSet("parked", flag.ContinueOnError)
 	flags.SetOutput(complaints)
 	flags.IntVar(&o.workers, "workers", 10000, "parked workers")
+	flags.IntVar(&o.dialling, "dialling", 64, "agents that dial at once: as many as there are workers is a rendezvous that starts again")
 	flags.DurationVar(&o.idle, "idle", time.Minute, "how long to measure the CPU of an idle rendezvous")
 	flags.IntVar(&o.binds, "binds", 20000, "nodes that get a worker in the last part")
 	flags.IntVar(&o.sessions, "sessions", 100, "sessions at once in the last part")
@@ -87,7 +89,7 @@ func measure(ctx context.Context, o options, out io.Writer) error {
 	fmt.Fprintf(out, "an empty rendezvous: %.1f MB\n", mega(empty.resident))
 
 	began := time.Now()
-	agents, err := startAgents(ctx, o, r)
+	agents, dials, err := startAgents(ctx, o, r)
 	if err != nil {
 		return err
 	}
@@ -96,8 +98,8 @@ func measure(ctx context.Context, o options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%d agents, from the first dial to the last warm worker: %.1f s, %.2f ms of CPU each; %.1f MB, at most %.1f MB\n",
-		o.workers, time.Since(began).Seconds(), 1000*(parked.cpu-empty.cpu)/float64(o.workers), mega(parked.resident), mega(parked.peak))
+	fmt.Fprintf(out, "%d agents, %d dial at once: %.1f s until the last worker is parked, %.1f dials and %.2f ms of the rendezvous' CPU each; %.1f MB, at most %.1f MB\n",
+		o.workers, o.dialling, time.Since(began).Seconds(), float64(dials)/float64(o.workers), 1000*(parked.cpu-empty.cpu)/float64(o.workers), mega(parked.resident), mega(parked.peak))
 
 	if err := measureIdle(ctx, o, out, r, empty); err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/admin"
 	"github.com/psock-runtime/psock-runtime/internal/journal"
+	"github.com/psock-runtime/psock-runtime/internal/limits"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/program"
@@ -132,28 +133,12 @@ func (s *serve) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	config := rendezvous.Config{
-		Log: log, Build: program.Version(), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
+	if err := limits.BoundHeap(); err != nil {
+		log.Warn("the memory that the container grants is not known", zap.Error(err))
 	}
-	config.MaxAttempts, config.SessionWorkers = s.MaxAttempts, s.SessionWorkers
-	config.Journal = journal.NewBudget(s.JournalDir, journal.Limits{
-		Each: s.JournalMemory << 20 / journalShare, Memory: s.JournalMemory << 20, Disk: s.JournalDisk << 20,
-	})
-	if len(s.SessionUIDs) == 0 {
-		config.UIDs = []uint32{uint32(os.Getuid())}
-	}
-	for _, uid := range s.SessionUIDs {
-		config.UIDs = append(config.UIDs, uint32(uid))
-	}
-	if s.TLSDir != "" {
-		material, err := mtls.Load(s.TLSDir, mtls.WithRole(mtls.ServerRole), mtls.WithReport(program.ReportReload(log)))
-		if err != nil {
-			return program.Configf("--tls-dir: %w", err)
-		}
-		config.TLS = material.ServerConfig()
-		config.Register = func(r prometheus.Registerer) {
-			material.Register(r, "rendezvous_tls_certificate_expiry_timestamp_seconds")
-		}
+	config := s.config(log)
+	if err := s.secure(log, &config); err != nil {
+		return program.Configf("--tls-dir: %w", err)
 	}
 	if s.WorkerPods != "" {
 		if config.Pods, err = s.watcher(log); err != nil {
@@ -193,6 +178,40 @@ func (s *serve) Run(ctx context.Context) error {
 		return err
 	}
 	log.Info("rendezvous has ended")
+	return nil
+}
+
+// config has what the flags say that needs nothing to be opened.
+func (s *serve) config(log *zap.Logger) rendezvous.Config {
+	config := rendezvous.Config{
+		Log: log, Build: program.Version(), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
+		MaxAttempts: s.MaxAttempts, SessionWorkers: s.SessionWorkers,
+		Journal: journal.NewBudget(s.JournalDir, journal.Limits{
+			Each: s.JournalMemory << 20 / journalShare, Memory: s.JournalMemory << 20, Disk: s.JournalDisk << 20,
+		}),
+	}
+	if len(s.SessionUIDs) == 0 {
+		config.UIDs = []uint32{uint32(os.Getuid())}
+	}
+	for _, uid := range s.SessionUIDs {
+		config.UIDs = append(config.UIDs, uint32(uid))
+	}
+	return config
+}
+
+// secure loads the certificates, if there are to be any.
+func (s *serve) secure(log *zap.Logger, config *rendezvous.Config) error {
+	if s.TLSDir == "" {
+		return nil
+	}
+	material, err := mtls.Load(s.TLSDir, mtls.WithRole(mtls.ServerRole), mtls.WithReport(program.ReportReload(log)))
+	if err != nil {
+		return err
+	}
+	config.TLS = material.ServerConfig()
+	config.Register = func(r prometheus.Registerer) {
+		material.Register(r, "rendezvous_tls_certificate_expiry_timestamp_seconds")
+	}
 	return nil
 }
 

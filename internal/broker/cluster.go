@@ -191,6 +191,19 @@ func (b *Broker) size(c *cluster) int {
 	return len(c.nodes)
 }
 
+// standing is the refusal of c's last node, while it holds and nothing has changed.
+func (b *Broker) standing(c *cluster) string {
+	if states, _ := b.config.Pool.Counts(); states[pool.Warm] > 0 {
+		return ""
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Since(c.refusedAt) > refusalHolds {
+		return ""
+	}
+	return c.refusal
+}
+
 // refusal returns the answer that c's nodes get at present, "" for none.
 func (b *Broker) refusal(c *cluster) string {
 	b.mu.Lock()

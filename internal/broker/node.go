@@ -25,6 +25,7 @@ type node struct {
 
 	// Guarded by Broker.mu.
 	worker    *pool.Worker
+	latest    *pool.Worker // that it had, whoever has it now
 	session   *relay.Session
 	connected bool // to its session, without a worker
 	refused   bool
@@ -142,6 +143,7 @@ func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
 		return nil, err
 	}
 	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
+	n.broker.leaseConnected(n.cluster)
 	n.broker.mu.Lock()
 	n.connected = true
 	n.broker.mu.Unlock()
@@ -175,7 +177,7 @@ func (n *node) acquireInTime(ctx context.Context) error {
 		switch {
 		case err == nil:
 			n.broker.mu.Lock()
-			n.worker = w
+			n.worker, n.latest = w, w
 			n.broker.mu.Unlock()
 			return nil
 		case errors.Is(err, errPromoted):
@@ -332,7 +334,7 @@ func (w bindable) Bind(sink relay.Sink) error { return w.Worker.Bind(sink) }
 // ended before it was bound.
 func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
-	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Shared: n.cluster.shared}
+	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared}
 	s := relay.New(n.client, b.config.Relay.Observer(log), recovery, n.abandoned)
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })
 	defer stop()
@@ -354,63 +356,6 @@ func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	}
 	log.Debug("node ended", zap.String("cause", cause))
 	return nil
-}
-
-// another reserves a worker for a session that has none, or none any more. A session
-// that has lost its own in a call computes already: it comes before others. One that has
-// lost nothing waits its turn for as long as what there is is in use, as R does for a
-// worker that is busy.
-func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, error) {
-	b := n.broker
-	if refusal := b.refusal(n.cluster); refusal != "" && !need.Lost {
-		return nil, errors.New(refusal)
-	}
-	want := pool.Want{Tenant: n.cluster.tenant, Group: n.cluster.group(), Urgent: need.Lost, SetUps: need.SetUps, Total: b.size(n.cluster)}
-	b.poke()
-	began := time.Now()
-	for {
-		limited, cancel := context.WithTimeout(ctx, b.config.DemandTimeout)
-		w, err := n.reserve(limited, want)
-		cancel()
-		if err == nil {
-			return bindable{w}, nil
-		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if _, starting := b.scaling(n.cluster.group()); starting {
-			continue
-		}
-		if need.Lost || !b.inUse() {
-			unmet := b.unmet(n.cluster, time.Since(began))
-			if !need.Lost {
-				b.refuseRest(n.cluster, unmet)
-			}
-			return nil, errors.New(unmet)
-		}
-	}
-}
-
-// inUse reports whether any worker is in a call, and will be free some day.
-func (b *Broker) inUse() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, c := range b.clusters {
-		for n := range c.nodes {
-			if n.session != nil && n.session.Worker() != "" && n.session.Activity().Busy {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// refuseRest has the nodes of c answered with message that are next to want a worker.
-func (b *Broker) refuseRest(c *cluster, message string) {
-	b.config.Metrics.unmet.Inc()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	c.refusal, c.refusedAt = message, time.Now()
 }
 
 // holds reports whether the node has a worker. Called with Broker.mu held.

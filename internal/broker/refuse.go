@@ -79,3 +79,11 @@ func (n *node) answer(p []byte, message string) {
 		p = buffer[:read]
 	}
 }
+
+// refuseRest has the nodes of c answered with message that are next to want a worker.
+func (b *Broker) refuseRest(c *cluster, message string) {
+	b.config.Metrics.unmet.Inc()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.refusal, c.refusedAt = message, time.Now()
+}

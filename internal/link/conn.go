@@ -26,12 +26,16 @@ import (
 // In between, the other one hears from its kernel that it is there: what a heartbeat is
 // to tell is acknowledged. Patience is how long that is enough.
 const (
-	HeartbeatInterval = 5 * time.Second
-	SilenceLimit      = 13 * time.Second
-	PacerInterval     = 14 * time.Second // no multiple of HeartbeatInterval, see heard
+	HeartbeatInterval = 7 * time.Second
+	SilenceLimit      = 14 * time.Second
+	PacerInterval     = 20 * time.Second // no multiple of HeartbeatInterval, see heard
 	Patience          = 2 * SilenceLimit
 	// HandshakeLimit bounds the way to TLS, and then again that to Welcome.
 	HandshakeLimit = 5 * time.Second
+	// ConnectLimit is how long who dials waits for the connection, and TurnLimit for TLS:
+	// a side to which thousands dial at once takes them one after the other.
+	ConnectLimit = 5 * time.Second
+	TurnLimit    = 15 * time.Second
 )
 
 // Timing is the liveness timing of one connection; zero fields mean the constants.
@@ -57,6 +61,7 @@ type Conn struct {
 
 	writing sync.Mutex
 	small   [HeaderSize + 4]byte // guarded by writing: frames without a JSON payload
+	room    int                  // guarded by writing: heartbeats that surely fit into the socket's buffer
 
 	beats   *time.Timer // calls beat
 	beating atomic.Bool // StartHeartbeat was called
@@ -84,14 +89,14 @@ type wire interface {
 // Dial connects to the rendezvous at address (host:port), with TLS when config is
 // not nil.
 func Dial(ctx context.Context, address string, config *tls.Config, timing Timing) (*Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, HandshakeLimit)
-	defer cancel()
 	// The kernel's keepalive is off: heartbeats do its work, and see more.
-	dialer := net.Dialer{KeepAlive: -1}
+	dialer := net.Dialer{KeepAlive: -1, Timeout: ConnectLimit}
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, TurnLimit)
+	defer cancel()
 	c, err := secure(ctx, conn, config, tls.Client, timing)
 	if err == nil {
 		c.dialled = true
@@ -158,7 +163,8 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 // for whoever reads, while something keeps it from reading on: Next would notice.
 // Heartbeats go out meanwhile, and a live peer's kernel acknowledges them.
 func (c *Conn) Check() error {
-	switch limit := c.timing.Silence - c.timing.Heartbeat; {
+	// A heartbeat's own way and back is no silence, hence the half.
+	switch limit := c.timing.Silence - c.timing.Heartbeat/2; {
 	case c.socket.HungUp():
 		return fmt.Errorf("%s has closed the connection", c.conn.RemoteAddr())
 	case c.socket.Unanswered() > limit:
@@ -265,31 +271,6 @@ func (c *Conn) need(n int) error {
 		}
 	}
 	return nil
-}
-
-// patientRead reads what comes within the silence limit. To the side that has dialled
-// it is not silence while what it sends is acknowledged, up to a limit.
-func (c *Conn) patientRead(p []byte) (n int, err error) {
-	limit := c.timing.Silence
-	for wait, waited := limit, time.Duration(0); ; {
-		if err := c.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return 0, err
-		}
-		n, err := c.conn.Read(p)
-		if n > 0 || !c.dialled || !isTimeout(err) {
-			return n, err
-		}
-		waited += wait
-		unanswered := c.socket.Unanswered()
-		if wait = min(limit-unanswered, 2*limit-waited); wait <= 0 {
-			return n, err
-		}
-	}
-}
-
-func isTimeout(err error) bool {
-	timeout, ok := err.(net.Error)
-	return ok && timeout.Timeout()
 }
 
 // more reads what can be had without waiting: TLS hands out one record at a time,
@@ -399,6 +380,7 @@ func (c *Conn) SendData(frame []byte) error {
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
+	c.room = 0
 	if c.records == nil || len(frame) <= maxPlaintext {
 		return write()
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"golang.org/x/sync/errgroup"
 )
 
 // A peer that says nothing, or stops in the middle of something, is noticed.
@@ -86,6 +87,129 @@ func TestHeartbeatsKeepAnIdleConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A paced connection is kept up by the answers to the Pacer's heartbeats alone: the
+// agent's own are an hour apart.
+func TestPacedConnection(t *testing.T) {
+	t.Parallel()
+	const every, silence = 20 * time.Millisecond, 600 * time.Millisecond
+	plainAndTLS(t, func(t *testing.T, c configs) {
+		answers := 0
+		enough := make(chan struct{})
+		p := newProxy(t, func(to net.Conn, chunk []byte) error {
+			if answers++; answers == 3*int(silence/every) {
+				close(enough)
+			}
+			_, err := to.Write(chunk)
+			return err
+		}, c.agent == nil)
+		pacer := link.NewPacer(every)
+		ctx, stop := context.WithCancel(context.Background())
+		var running errgroup.Group
+		running.Go(func() error { pacer.Run(ctx); return nil })
+		defer func() { stop(); _ = running.Wait() }()
+		waiting := accept(p.backend, c.rendezvous, link.Timing{Silence: silence, Pacer: pacer})
+		agent, err := link.Dial(context.Background(), p.address(), c.agent, link.Timing{Heartbeat: time.Hour, Silence: patience})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer agent.Close()
+		accepted := want(t, waiting, "the connection")
+		if accepted.err != nil {
+			t.Fatal(accepted.err)
+		}
+		rendezvous := accepted.conn
+		defer rendezvous.Close()
+		agent.StartHeartbeat()
+		rendezvous.Bears(time.Minute)
+		rendezvous.StartHeartbeat()
+		heard := make(chan error, 1)
+		running.Go(func() error { _, err := agent.Next(); heard <- err; return nil })
+		ended := make(chan error, 1)
+		running.Go(func() error { _, err := rendezvous.Next(); ended <- err; return nil })
+		select {
+		case <-enough:
+		case err := <-ended:
+			t.Fatalf("the connection ended: %v", err)
+		case <-time.After(patience):
+			t.Fatal("no answers")
+		}
+		if err := rendezvous.SendEOF(); err != nil {
+			t.Fatal(err)
+		}
+		if err := want(t, heard, "the frame after the heartbeats"); err != nil {
+			t.Fatal(err)
+		}
+		agent.Close()
+		want(t, ended, "the end")
+	})
+}
+
+// An agent that does not bear silence is not paced: the Pacer, which does not even
+// run here, would be too slow.
+func TestImpatientPeerIsNotPaced(t *testing.T) {
+	t.Parallel()
+	listener := listen(t)
+	waiting := accept(listener, nil, link.Timing{Heartbeat: 20 * time.Millisecond, Silence: patience, Pacer: link.NewPacer(time.Hour)})
+	raw, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	accepted := want(t, waiting, "the connection")
+	if accepted.err != nil {
+		t.Fatal(accepted.err)
+	}
+	defer accepted.conn.Close()
+	accepted.conn.Bears(link.SilenceLimit)
+	accepted.conn.StartHeartbeat()
+	if err := raw.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := io.ReadFull(raw, make([]byte, link.HeaderSize)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Who has dialled bears twice the silence when what it says is acknowledged, and no more.
+func TestPatience(t *testing.T) {
+	t.Parallel()
+	const every, silence = 100 * time.Millisecond, 3 * time.Second
+	listener := listen(t)
+	dial := func(timing link.Timing) (*link.Conn, net.Conn) {
+		t.Helper()
+		conn, err := link.Dial(context.Background(), listener.Addr().String(), nil, timing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		raw, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { raw.Close() })
+		return conn, raw
+	}
+	patient, raw := dial(link.Timing{Heartbeat: every, Silence: silence})
+	patient.StartHeartbeat()
+	heard := make(chan error, 1)
+	go func() { _, err := patient.Next(); heard <- err }()
+	// So many heartbeats take longer than the silence limit.
+	if _, err := io.ReadFull(raw, make([]byte, link.HeaderSize*(5+int(silence/every)))); err != nil {
+		t.Fatal(err)
+	}
+	write(t, raw, "\x09\x00\x00\x00")
+	if err := want(t, heard, "the frame after the silence"); err != nil {
+		t.Fatal(err)
+	}
+
+	impatient, _ := dial(link.Timing{Silence: 20 * time.Millisecond})
+	if _, err := impatient.Next(); err == nil || !strings.Contains(err.Error(), "nothing heard") {
+		t.Fatalf("got %v, want a timeout", err)
+	}
 }
 
 // The handshake ends with its context, whatever the other side does not do.

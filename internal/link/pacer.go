@@ -31,15 +31,15 @@ func NewPacer(interval time.Duration) *Pacer {
 
 // Run sends until ctx ends.
 func (p *Pacer) Run(ctx context.Context) {
-	began := time.Now()
+	began, turn := time.Now(), p.interval/turns
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var batch []*Conn
 	for next := 0; ; {
 		// A machine that was asleep, or too busy, does not make up for whole rounds.
-		next = max(next, int(time.Since(began)/(p.interval/turns))-turns)
+		next = max(next, int(time.Since(began)/turn)-turns)
 		number, some := p.after(next)
-		timer.Reset(time.Until(began.Add(time.Duration(number) * p.interval / turns)))
+		timer.Reset(time.Until(began.Add(time.Duration(number) * turn)))
 		if !some {
 			timer.Stop()
 		}
@@ -52,11 +52,7 @@ func (p *Pacer) Run(ctx context.Context) {
 		}
 		batch = p.take(number, batch[:0])
 		for _, c := range batch {
-			// One that has much to read of ours does not wait for a heartbeat, and nobody
-			// here is to wait for it.
-			if c.socket.Writable() {
-				c.sayHeartbeat()
-			}
+			c.sayHeartbeatNow()
 		}
 		clear(batch)
 		next = number + 1

@@ -29,11 +29,11 @@ import (
 
 const (
 	// remembered is how long it is known why a pod that is gone went: the rendezvous
-	// may notice the loss of a silent worker only after 13 s.
+	// may notice the loss of a silent worker only after 14 s.
 	remembered = 5 * time.Minute
 	// recently is how long the end of a container explains that a connection to it is
-	// lost: a silent one is noticed after 13 s.
-	recently = 15 * time.Second
+	// lost: a silent one is noticed after 14 s.
+	recently = 17 * time.Second
 	// complaintPace is how often an API server that does not answer is logged.
 	complaintPace = time.Minute
 )

@@ -178,7 +178,24 @@ func (p *Pool) Wanted() map[string]int {
 	}
 	for _, t := range p.queue {
 		last := t.waiting[len(t.waiting)-1]
-		all[last.Group] += max(len(t.waiting), last.Total-t.held)
+		wants := max(len(t.waiting), last.Total-t.held)
+		if t.most > 0 {
+			wants = min(wants, max(0, t.most-t.held))
+		}
+		all[last.Group] += wants
 	}
 	return all
+}
+
+// Turning reports whether a worker of the group is between two uses: its R ends or starts,
+// for somebody who waits.
+func (p *Pool) Turning(group string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.slots {
+		if InGroup(s.hello.Group, group) && (s.state == Ending || s.heir != nil) {
+			return true
+		}
+	}
+	return false
 }

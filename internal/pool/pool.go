@@ -273,7 +273,7 @@ type Snapshot struct {
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
 	// Deaths counts the slot's workers that ended without having been asked to, since
 	// its connection is there.
-	Deaths int `json:"deaths,omitempty"`
+	Deaths int `json:"deaths"`
 	// LastExit says how the slot's previous worker ended, when nobody had asked
 	// it to.
 	LastExit string `json:"lastExit,omitempty"`

@@ -43,7 +43,6 @@ type Tenant struct {
 	complete bool      // see Pool.Complete
 	waiting  []*waiter // in the order in which they came
 	urgent   int       // of these
-	whole    int       // of these
 }
 
 // NewTenant makes a tenant that is called name in snapshots and holds at most most
@@ -104,7 +103,6 @@ func (p *Pool) count(u *waiter, n int) {
 		u.Tenant.urgent += n
 	}
 	if u.Whole {
-		u.Tenant.whole += n
 		p.wholes += n
 	}
 }
@@ -188,11 +186,15 @@ func (p *Pool) next(group string, promised bool, from *Worker) *waiter {
 }
 
 // suits reports whether u, which needs all that its tenant asks for, may have the worker
-// of somebody else: when it is free or idle, or when all that the tenant asks for is no
-// more than what each had if those who compete had the same. Called with the lock held.
+// of somebody else: when it is free or idle, or when it is known how much the tenant asks
+// for, and that is no more than what each had if those who compete had the same. Called
+// with the lock held.
 func (p *Pool) suits(u *waiter, from *Worker) bool {
 	if from == nil || from.idle {
 		return true
+	}
+	if u.Total == 0 { // it comes node by node, and may be for more
+		return false
 	}
 	shares, tenants := 0, len(p.queue)
 	for _, t := range p.queue {
@@ -202,7 +204,7 @@ func (p *Pool) suits(u *waiter, from *Worker) bool {
 		shares += from.tenant.share()
 		tenants++
 	}
-	return max(u.Total, u.Tenant.held+len(u.Tenant.waiting)) <= shares/tenants
+	return u.Total <= shares/tenants
 }
 
 // balance gives what is free to whoever waits, and recalls what others can do without.
@@ -298,20 +300,19 @@ func (p *Pool) heir(w *Worker, u *waiter, now time.Time) (heir *waiter, wait tim
 }
 
 // recallUntouched asks for reserved workers back, from tenants that need all they ask
-// for, for such that are older, and for those whose sessions compute already; the last
-// first. Called with the lock held.
+// for, for such that are older, for those whose sessions compute already, and, after a
+// rest, for whoever has fewer; the last first. Called with the lock held.
 func (p *Pool) recallUntouched() {
 	if len(p.untouched) == 0 {
 		return
 	}
 	var claims []*waiter
+	ordinary := false
 	for _, t := range p.queue {
-		if t.urgent+t.whole == 0 {
-			continue
-		}
 		for _, u := range t.waiting {
-			if !u.promised && (u.Urgent || u.Whole && t.age < p.tenants) { // the youngest has no claims
+			if !u.promised && !(u.Whole && t.age == p.tenants) { // the youngest has no claims
 				claims = append(claims, u)
+				ordinary = ordinary || !u.Whole && !u.Urgent
 			}
 		}
 	}
@@ -324,19 +325,37 @@ func (p *Pool) recallUntouched() {
 			untouched = append(untouched, w)
 		}
 	}
+	if len(untouched) == 0 {
+		return
+	}
+	if ordinary {
+		p.look.Reset(restLimit)
+	}
 	slices.SortFunc(untouched, func(a, b *Worker) int {
 		return cmp.Or(cmp.Compare(b.tenant.age, a.tenant.age), cmp.Compare(b.number, a.number))
 	})
 	for _, u := range claims {
 		i := slices.IndexFunc(untouched, func(w *Worker) bool {
-			comes := w.tenant.age > u.Tenant.age || u.Urgent && w.tenant != u.Tenant
-			return comes && InGroup(w.slot.hello.Group, u.Group)
+			return InGroup(w.slot.hello.Group, u.Group) && u.claims(w)
 		})
 		if i >= 0 {
 			untouched[i].recall(u)
 			untouched = slices.Delete(untouched, i, i+1)
 		}
 	}
+}
+
+// claims reports whether u comes before the holder of w, which has not used it.
+func (u *waiter) claims(w *Worker) bool {
+	switch {
+	case u.Tenant == w.tenant:
+		return false
+	case u.Urgent:
+		return true
+	case u.Whole:
+		return w.tenant.age > u.Tenant.age
+	}
+	return time.Since(w.since) >= restLimit && w.tenant.share() > u.Tenant.share()+1
 }
 
 // Complete says that the tenant has all that it asked for: it keeps what it has.

@@ -310,3 +310,25 @@ func TestWholeShare(t *testing.T) {
 		})
 	}
 }
+
+// What rests with a tenant that waits for the rest of what it needs goes to whoever has
+// fewer, after a while.
+func TestRestingUntouched(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	whole := r.tenant("whole")
+	whole.Whole, whole.Total = true, 3
+	var held []*pool.Worker
+	for i := range 2 {
+		a := r.park(t, fmt.Sprint(i))
+		c := r.acquireWanted(r.ctx, whole)
+		a.grant()
+		held = append(held, mustGet(t, c))
+	}
+	r.queueWanted(t, whole)
+	r.queueWanted(t, r.tenant("futures"))
+	want(t, held[1].Recalled(), "the last one to be recalled")
+	if recalled(held[0]) {
+		t.Error("both were recalled for one that waits")
+	}
+}

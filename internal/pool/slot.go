@@ -40,6 +40,7 @@ type slot struct {
 	holder   *Worker       // who has the worker, nil for nobody
 	used     bool          // see Pool.recount
 	heir     *waiter       // who is to have the next one
+	draining bool          // its agent ends it after the call under way
 }
 
 func (s *slot) name() string { return s.id }
@@ -231,6 +232,7 @@ func (s *slot) onState(message link.StateMessage) {
 	p.mu.Lock()
 	p.warm.remove(s)
 	if w := s.holder; message.State == link.Draining && w != nil && w.sink != nil {
+		s.draining = true
 		p.mu.Unlock()
 		w.sink.Drain()
 		return

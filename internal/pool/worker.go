@@ -65,6 +65,9 @@ func (w *Worker) Name() string { return w.slot.name() }
 // Over is closed when the worker has ended or its connection is lost.
 func (w *Worker) Over() <-chan struct{} { return w.over }
 
+// Group is the group of its agent.
+func (w *Worker) Group() string { return w.slot.hello.Group }
+
 // SetUp is a digest of the calls by which the worker was set up, zero when it is fresh.
 func (w *Worker) SetUp() SetUp { return w.setUp }
 
@@ -281,7 +284,7 @@ func (w *Worker) Yield() bool {
 	if s.holder != w || s.state != Bound {
 		return true
 	}
-	if w.evicted {
+	if w.evicted || s.draining {
 		w.leave()
 		return true
 	}
@@ -291,6 +294,7 @@ func (w *Worker) Yield() bool {
 		if u, _ = p.heir(w, p.next(w.slot.hello.Group, false, w), time.Now()); u == nil {
 			p.spare.put(w)
 			p.recount(s)
+			p.balance() // it may be somebody's later
 			return false
 		}
 		w.recall(u)

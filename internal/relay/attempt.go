@@ -77,6 +77,12 @@ func (a *attempt) Data(p []byte) {
 	if idle {
 		a.goodbye()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.spare && s.current == a && s.calls == 0 && !s.partial {
+		s.offer(false)
+	}
+	s.spare = false
 }
 
 // scan follows the answers in p and returns what the session is to read of them; idle
@@ -127,9 +133,7 @@ func (s *Session) answered(m psock.Message) {
 	}
 	s.history.answered(m)
 	s.callDone(m.Success)
-	if s.calls == 0 && !s.partial && (s.history.done || s.history.shared && !s.history.reset) {
-		s.offer(false)
-	}
+	s.spare = s.calls == 0 && (s.history.done || s.recovery.Shared && !s.history.reset)
 }
 
 // callDone counts a finished call. Called with the lock held.

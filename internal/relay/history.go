@@ -44,8 +44,8 @@ type history struct {
 	setUp part
 	since part
 	reset bool // there was one
-	// shared: other nodes of the session's cluster may be set up on the same worker.
-	shared bool
+	// together: other nodes of the session's cluster may be set up on the same worker.
+	together bool
 
 	// Guarded by Session.mu as well.
 	done    bool // the future since the last reset is: it has no use for what it was sent
@@ -194,15 +194,18 @@ func (h *history) answered(m psock.Message) {
 
 // movable reports whether the next call can be made on another worker: it is going to
 // be a reset, since futures run here and nothing else does, or nothing was done but to
-// ask who the worker is. Called with Session.mu held as well.
-func (h *history) movable() bool {
+// ask who the worker is. once says that no future runs twice. Called with Session.mu held
+// as well.
+func (h *history) movable(once bool) bool {
 	switch {
 	case h.setUp.err != nil || h.setUp.spoilt:
 		return false
-	case h.reset:
+	case h.done:
 		return !h.foreign
+	case h.reset: // between two calls of one future
+		return h.since.err == nil && !h.since.spoilt && !once
 	}
-	return h.shared || len(h.setUp.outcomes) == h.introductions
+	return h.together || len(h.setUp.outcomes) == h.introductions
 }
 
 // setUps are the workers of other nodes that can take the calls due from here on: those
@@ -218,6 +221,24 @@ func (h *history) setUps(due int) []SetUp {
 		return []SetUp{h.before, h.sum}
 	}
 	return nil
+}
+
+// unsend forgets the last set-up call, which no worker was sent. Called with Session.mu
+// held as well.
+func (h *history) unsend() {
+	kept := make([]byte, h.last)
+	if _, err := io.ReadFull(h.setUp.Reader(), kept); err != nil {
+		h.setUp.lose(err)
+		return
+	}
+	h.setUp.Reset()
+	h.digest.Reset()
+	h.digest.Write(kept)
+	h.sum, h.start = h.before, h.last
+	h.introductions = min(h.introductions, len(h.setUp.outcomes))
+	if err := h.setUp.Append(kept); err != nil {
+		h.setUp.lose(err)
+	}
 }
 
 // next ends the message in progress.

@@ -62,7 +62,12 @@ func (s *Session) lost(a *attempt) {
 func (s *Session) detach(a *attempt) {
 	s.sending.Lock()
 	s.mu.Lock()
-	gone := s.current == a && s.calls == 0 && !s.partial && !s.midway && !s.activity.Opaque && (a.draining || a.worker.Yield())
+	unasked := s.midway || s.activity.Opaque
+	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining || a.worker.Yield())
+	if unasked && a.offered { // the worker sends what nobody has asked for: it is none to pass on
+		a.offered = false
+		a.worker.Keep()
+	}
 	if gone {
 		s.current = nil
 		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
@@ -137,6 +142,9 @@ func (s *Session) recoverable() *lostError {
 		when = "before this call"
 	}
 	text := fmt.Sprintf("worker %s was lost %s: %s", s.vacancy.worker, when, s.vacancy.cause)
+	if s.vacancy.worker == "" {
+		text = "an earlier call got no worker"
+	}
 	kept := errors.Join(h.setUp.err, h.since.err)
 	switch {
 	case s.activity.Opaque:
@@ -296,7 +304,13 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	}
 	s.conditions, s.deaths, s.vacancy.inCall = 0, nil, false
 	s.history.since.spoilt = true
-	s.history.setUp.spoilt = s.history.setUp.spoilt || !s.history.reset
+	switch h := s.history; {
+	case h.reset:
+	case s.calls == 1 && lost.reason == NoWorker && s.vacancy.taken && h.setUp.err == nil:
+		h.unsend()
+	default:
+		h.setUp.spoilt = true
+	}
 	due, s.calls = s.calls, 0
 	s.activity.Busy, s.activity.Since = false, time.Now()
 	return due, true

@@ -65,9 +65,11 @@ type Recovery struct {
 	Attempts int
 	// Budget bounds what is kept to be sent again.
 	Budget *journal.Budget
-	// Shared: the cluster's nodes take turns on workers from the beginning. A call that
-	// sets all of them up may be made on one worker for each node that has it.
+	// Shared: the cluster's nodes take turns on workers from the beginning.
 	Shared bool
+	// Together: they do so before the first future as well. A call that sets all of them
+	// up may then be made on one worker for each node that has it.
+	Together bool
 }
 
 // Need is what worker a session needs.
@@ -134,6 +136,7 @@ type Session struct {
 	deaths     []loss // of workers under the future
 	reruns     int    // of the future
 	once       bool   // the session does not want its futures to run twice
+	spare      bool   // the worker is to be offered once the answer is written
 }
 
 // Activity is what a session is doing and has done.
@@ -161,7 +164,7 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 		history: newHistory(recovery.Budget), wanted: make(chan struct{}, 1),
 		activity: Activity{Since: time.Now()},
 	}
-	s.history.shared = recovery.Shared
+	s.history.together = recovery.Together
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
 	s.watch.Stop()
 	s.idling.Store(true)
@@ -286,26 +289,6 @@ func (s *Session) send(a *attempt, frame []byte) error {
 	return a.worker.SendData(frame)
 }
 
-// lookForHangUp looks after a session whose worker does not read, which may take
-// hours: R reads its connection between calls. A session that was killed meanwhile
-// must not keep its worker for as long.
-func (s *Session) lookForHangUp() {
-	s.watched.Store(false)
-	if !s.blocked.Load() {
-		return
-	}
-	if s.client.HungUp() || s.gone() {
-		if a := s.bound(); a != nil {
-			a.worker.Abort()
-		}
-		s.client.CloseRead()
-		return
-	}
-	if !s.watched.Swap(true) {
-		s.watch.Reset(hangUpPace)
-	}
-}
-
 // scanUp follows the calls that the session makes, and records them. Called with
 // sending held; mu is not held meanwhile, since the history may be on a slow disk.
 func (s *Session) scanUp(p []byte) {
@@ -372,50 +355,6 @@ func (s *Session) noteOpaque(err error) {
 	s.observer.Opaque(err)
 }
 
-// lookForIdleness looks after a session that makes no calls: it forgets what a future
-// was sent that is done, and offers the worker to whoever waits.
-func (s *Session) lookForIdleness() {
-	s.idling.Store(false)
-	if !s.sending.TryLock() {
-		s.idling.Store(true)
-		s.idle.Reset(forgetAfter)
-		return
-	}
-	defer s.sending.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.calls > 0 || s.partial || s.activity.Opaque {
-		return
-	}
-	quiet := time.Since(s.activity.Since)
-	switch {
-	case quiet < forgetAfter:
-	case s.history.done:
-		s.history.forget()
-	case s.history.since.Size() > smallHistory:
-		s.history.since.lose(errForgotten)
-	}
-	if quiet < offerAfter {
-		next := forgetAfter - quiet
-		if next <= 0 {
-			next = offerAfter - quiet
-		}
-		s.idling.Store(true)
-		s.idle.Reset(next)
-		return
-	}
-	s.offer(true)
-}
-
-// offer lets somebody else have the worker, if the next call can be made on another.
-// Called with the lock held, while no call is under way.
-func (s *Session) offer(idle bool) {
-	if a := s.current; a != nil && !a.draining && s.history.movable() {
-		a.offered = true
-		a.worker.Offer(s.history.sum, idle)
-	}
-}
-
 // Once says whether futures are to run once at most.
 func (s *Session) Once(once bool) {
 	s.mu.Lock()
@@ -431,7 +370,7 @@ func (s *Session) Shares() bool {
 	if s.history.reset {
 		return !s.history.foreign && !s.activity.Opaque
 	}
-	return s.history.shared
+	return s.recovery.Shared
 }
 
 // Worker is the name of the worker that the session is bound to, "" for none.

@@ -179,7 +179,7 @@ func (s *session) acquire(ctx context.Context, need relay.Need) (relay.Worker, e
 func start(t testing.TB, w *worker, opening []byte) *session {
 	t.Helper()
 	w.name = "worker-a/0"
-	s := newSession(t, false)
+	s := newSession(t, false, false)
 	s.worker = w.init()
 	s.run(t, func() (string, error) { return s.Run(w, opening) })
 	receive(t, w.bound, "the worker to be bound")
@@ -187,7 +187,7 @@ func start(t testing.TB, w *worker, opening []byte) *session {
 }
 
 // newSession has not begun to run.
-func newSession(t testing.TB, shared bool) *session {
+func newSession(t testing.TB, shared, together bool) *session {
 	t.Helper()
 	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -209,7 +209,7 @@ func newSession(t testing.TB, shared bool) *session {
 	s := &session{r: r, registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10), needs: make(chan relay.Need, 100)}
 	s.budget = journal.NewBudget(t.TempDir(), journal.Limits{Each: 1 << 20, Memory: 1 << 20, Disk: 100 << 20})
 	s.Session = relay.New(client, relay.NewMetrics(s.registry).Observer(zap.NewNop()),
-		relay.Recovery{Acquire: s.acquire, Attempts: 3, Budget: s.budget, Shared: shared}, nil)
+		relay.Recovery{Acquire: s.acquire, Attempts: 3, Budget: s.budget, Shared: shared, Together: together}, nil)
 	return s
 }
 

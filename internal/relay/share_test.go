@@ -145,10 +145,11 @@ func TestSetUpWorker(t *testing.T) {
 	}
 }
 
-// A session of a shared cluster begins without a worker. Its set-up calls are made on
-// whatever worker is set up as far, or had the same call from another node.
+// A session of a shared cluster begins without a worker. If the nodes are set up
+// together, its set-up calls are made on whatever worker is set up as far, or had the same
+// call from another node.
 func TestShared(t *testing.T) {
-	s := newSession(t, true)
+	s := newSession(t, true, true)
 	s.run(t, func() (string, error) { return s.Run(nil, nil) })
 	first := newWorker("first")
 	s.spare <- first
@@ -206,4 +207,76 @@ func TestExplained(t *testing.T) {
 	s.worker.await(t, len(call("EXEC", nil)))
 	s.worker.sink.Ended("its connection was lost", func() string { return "OOMKilled; its connection was lost" })
 	s.readError(t, "worker worker-a/0 was lost in this call: OOMKilled; its connection was lost")
+}
+
+// What a plan's session does before its first future other than to ask who its worker is
+// keeps that worker where it is.
+func TestSharedState(t *testing.T) {
+	s := newSession(t, true, false)
+	s.run(t, func() (string, error) { return s.Run(nil, nil) })
+	first := newWorker("first")
+	s.spare <- first
+	s.write(t, introduction())
+	receive(t, first.bound, "a worker to be bound")
+	s.worker = first
+	sent := len(introduction())
+	first.await(t, sent)
+	s.Data(value("me"))
+	s.read(t, len(value("me")))
+	receive(t, first.offers, "the worker to be offered")
+	for range 2 {
+		s.write(t, call("EXEC", []byte("x <<- x + 1")))
+		sent += len(call("EXEC", []byte("x <<- x + 1")))
+		first.await(t, sent)
+		s.Data(value("set"))
+		s.read(t, len(value("set")))
+	}
+	s.done(t, sent)
+	receive(t, first.offers, "the worker to be offered after the future")
+	if len(first.offers) > 0 {
+		t.Error("a worker was offered that has state")
+	}
+}
+
+// A call that got no worker leaves nothing behind: the next one gets one as if it had not
+// been.
+func TestSharedRefused(t *testing.T) {
+	s := newSession(t, true, false)
+	s.run(t, func() (string, error) { return s.Run(nil, nil) })
+	s.spare <- nil
+	s.write(t, call("EXEC", []byte("set up")))
+	s.readError(t, "0 of 1 workers are ready")
+	w := newWorker("late")
+	s.spare <- w
+	s.write(t, reset())
+	receive(t, w.bound, "a worker to be bound")
+	s.worker = w
+	if got := w.await(t, len(reset())); !bytes.Equal(got, reset()) {
+		t.Errorf("the worker was sent %q", got)
+	}
+}
+
+// A worker is offered when R has its answer, not before: until then it is its reader who
+// waits.
+func TestOfferedWhenRead(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.write(t, reset())
+	s.worker.await(t, len(reset()))
+	s.Data(confirmed())
+	s.read(t, len(confirmed()))
+	s.write(t, call("EXEC", nil))
+	s.worker.await(t, len(reset())+len(call("EXEC", nil)))
+	large := append(call("VALUE", make([]byte, 64<<20)), result()...)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.worker.sink.Data(large)
+	}()
+	s.read(t, 1)
+	if len(s.worker.offers) > 0 {
+		t.Error("offered while its answer is on the way")
+	}
+	s.read(t, len(large)-1)
+	receive(t, written, "the answer to be passed on")
+	receive(t, s.worker.offers, "the worker to be offered")
 }

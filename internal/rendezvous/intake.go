@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"go.uber.org/zap"
 )
 
@@ -27,6 +28,10 @@ const (
 	// a restart, 512 take a second of a busy core. What is older than this is no
 	// agent and is closed.
 	crowdPatience = link.HandshakeLimit / 2
+	// backlog bounds how many wait there. Those who wait for longer than they bear would be
+	// served in vain, all of them once there are enough: ten thousand agents that dial
+	// again after a restart would hardly get in.
+	backlog = maxPending
 )
 
 // Reasons of a refused connection, the labels of the metric.
@@ -88,6 +93,11 @@ func (in *intake) run(ctx context.Context, listener net.Listener) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
+	if tcp, ok := listener.(*net.TCPListener); ok {
+		if err := socket.SetBacklog(tcp, backlog); err != nil {
+			return err
+		}
+	}
 	connections.Go(func() { in.timing.Pacer.Run(ctx) })
 	for {
 		conn, err := listener.Accept()

@@ -108,23 +108,7 @@ func Run(ctx context.Context, config Config) error {
 	book.Manager = newLeases(config, workers, sessions, registry)
 	config.Journal.Register(registry)
 	in := newIntake(config, workers, registry)
-	source := api.Source{
-		State: func() api.State {
-			return api.State{
-				Build: config.Build, Backend: string(config.Prober.Backend()),
-				Workers: workers.Workers(), Pods: sessions.MissingPods(), Clusters: sessions.Clusters(),
-				Leases: book.List(), Scaling: scaling.Snapshot(),
-			}
-		},
-		Available: sessions.Available,
-		Plan:      sessions.Plan,
-		Hint:      sessions.Hint,
-		Outlook:   sessions.PlanOutlook,
-		Once:      sessions.Once,
-		Leases:    book,
-		PeerUID:   config.Prober.PeerUID,
-		UIDs:      config.UIDs,
-	}
+	source := config.source(workers, sessions, book, scaling)
 	config.Log.Info("rendezvous is up",
 		zap.Stringer("agents", config.Agents.Addr()), zap.Bool("tls", config.TLS != nil),
 		zap.Stringer("api", config.API.Addr()), zap.Stringer("admin", config.Admin.Addr()),
@@ -137,6 +121,27 @@ func Run(ctx context.Context, config Config) error {
 	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source)) })
 	group.Go(func() error { return admin.Serve(ctx, config.Admin, admin.Handler(sessions.Ready, registry)) })
 	return group.Wait()
+}
+
+// source is what R and people are told.
+func (c Config) source(workers *pool.Pool, sessions *broker.Broker, book *leases, scaling *scaler.Scaler) api.Source {
+	return api.Source{
+		State: func() api.State {
+			return api.State{
+				Build: c.Build, Backend: string(c.Prober.Backend()),
+				Workers: workers.Workers(), Pods: sessions.MissingPods(), Clusters: sessions.Clusters(),
+				Leases: book.List(), Scaling: scaling.Snapshot(),
+			}
+		},
+		Available: sessions.Available,
+		Plan:      sessions.Plan,
+		Hint:      sessions.Hint,
+		Outlook:   sessions.PlanOutlook,
+		Once:      sessions.Once,
+		Leases:    book,
+		PeerUID:   c.Prober.PeerUID,
+		UIDs:      c.UIDs,
+	}
 }
 
 // scaler makes what scales the workers' Deployments, nil if nothing is to.

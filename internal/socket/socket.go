@@ -166,6 +166,22 @@ func (c *Conn) Unanswered() time.Duration {
 	return silent
 }
 
+// SetBacklog sets how many connections may wait to be accepted, where Go takes as many
+// as the kernel allows. Who dials one more is not refused: its kernel tries again after a
+// second, and so on.
+func SetBacklog(listener *net.TCPListener, most int) error {
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	var listenErr error
+	err = raw.Control(func(fd uintptr) { listenErr = unix.Listen(int(fd), most) })
+	if err = errors.Join(err, os.NewSyscallError("listen", listenErr)); err != nil {
+		return fmt.Errorf("socket: backlog of %s: %w", listener.Addr(), err)
+	}
+	return nil
+}
+
 // transfer is read(2) or write(2) on a non-blocking descriptor; p is not empty.
 func transfer(call, fd uintptr, p []byte) (int, syscall.Errno) {
 	for {

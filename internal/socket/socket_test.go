@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/socket"
+	"golang.org/x/sys/unix"
 )
 
 // pair is a Conn and the other end of its connection.
@@ -217,5 +218,76 @@ func TestHungUp(t *testing.T) {
 	}
 	if d := conn.Unanswered(); d != 0 {
 		t.Errorf("a closed connection is unanswered for %s", d)
+	}
+}
+
+// There is room for a small write until the other side's buffers and ours are full, and
+// a connection that has failed does not seem full.
+func TestWritable(t *testing.T) {
+	conn, far := pair(t)
+	if !conn.Writable() {
+		t.Error("not from the start")
+	}
+	if err := conn.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan error, 1)
+	go func() {
+		_, err := conn.Write(make([]byte, 64<<20))
+		sent <- err
+	}()
+	limit := time.After(10 * time.Second)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for conn.Writable() {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatal("nobody reads, and there is room for ever")
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, far) }()
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	for !conn.Writable() {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatal("everything is read, and there is no room")
+		}
+	}
+	conn.Close()
+	if !conn.Writable() {
+		t.Error("a closed connection is full")
+	}
+}
+
+func TestSetBacklog(t *testing.T) {
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if err := socket.SetBacklog(listener, 7); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := listener.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Of a listener the kernel tells the backlog in this field.
+	var backlog uint32
+	err = raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			backlog = info.Sacked
+		}
+	})
+	if err != nil || backlog != 7 {
+		t.Errorf("the backlog is %d, %v", backlog, err)
+	}
+	listener.Close()
+	if err := socket.SetBacklog(listener, 7); err == nil {
+		t.Error("a closed listener has one")
 	}
 }

@@ -86,7 +86,7 @@ func TestWorkerContainerKilled(t *testing.T) {
 	n.eventually("three workers", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "3" })
 	n.plan(3)
 
-	// The future that it computes runs again elsewhere.
+	// The future that it computes runs again, elsewhere or in the container's successor.
 	s := n.startR(`
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
@@ -102,7 +102,7 @@ cat("finished on", value(f), "\n")
 	})
 	pod, _, _ := strings.Cut(worker, "/")
 	kill(pod)
-	if out := s.wait(); !strings.Contains(out, "finished on future-worker-") || strings.Contains(out, "finished on "+pod) {
+	if out := s.wait(); !strings.Contains(out, "finished on future-worker-") {
 		t.Errorf("%s was killed:\n%s", pod, out)
 	}
 	if reruns := n.metric("rendezvous_reruns_total"); reruns != "1" {

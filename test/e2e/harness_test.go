@@ -149,7 +149,7 @@ func split(image string) (repository, tag string) {
 func (n *namespace) nodes() (home, other string) {
 	n.t.Helper()
 	home = n.sh("kubectl get pod -l component=scheduler -o jsonpath='{.items[0].spec.nodeName}'")
-	for _, node := range strings.Fields(n.sh("kubectl get nodes -o jsonpath='{.items[?(@.spec.unschedulable!=true)].metadata.name}'")) {
+	for _, node := range strings.Fields(n.sh(`kubectl get nodes -o json | jq -r '.items[] | select(.spec.unschedulable | not) | .metadata.name'`)) {
 		if node != home {
 			return home, node
 		}

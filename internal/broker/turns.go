@@ -1,0 +1,84 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+)
+
+// another reserves a worker for a session that has none, or none any more. A session
+// that has lost its own in a call computes already: it comes before others. One that has
+// lost nothing waits its turn for as long as what there is is in use, as R does for a
+// worker that is busy.
+func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, error) {
+	b := n.broker
+	if refusal := b.standing(n.cluster); refusal != "" && !need.Lost {
+		return nil, errors.New(refusal)
+	}
+	want := pool.Want{Tenant: n.cluster.tenant, Group: n.cluster.group(), Urgent: need.Lost, SetUps: need.SetUps, Total: b.size(n.cluster)}
+	b.poke()
+	began := time.Now()
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go n.hope(waiting, need.Lost, cancel)
+	w, err := n.reserve(waiting, want)
+	if err == nil {
+		b.mu.Lock()
+		n.latest = w
+		b.mu.Unlock()
+		return bindable{w}, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	unmet := b.unmet(n.cluster, time.Since(began))
+	if !need.Lost {
+		b.refuseRest(n.cluster, unmet)
+	}
+	return nil, errors.New(unmet)
+}
+
+// hope calls giveUp when for the whole of the demand timeout no worker was being started,
+// and, unless the session has lost its own, none that could be its next was in use; it
+// returns when ctx ends.
+func (n *node) hope(ctx context.Context, lost bool, giveUp func()) {
+	b, group := n.broker, n.cluster.group()
+	last := time.Now()
+	look := time.NewTicker(min(time.Second, b.config.DemandTimeout/4))
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-look.C:
+			if _, starting := b.scaling(group); starting || !lost && b.inUse(group) {
+				last = now
+			}
+			if now.Sub(last) >= b.config.DemandTimeout {
+				giveUp()
+				return
+			}
+		}
+	}
+}
+
+// inUse reports whether a worker of the group is in a call, or about to be, and so will
+// be free some day.
+func (b *Broker) inUse(group string) bool {
+	if b.config.Pool.Turning(group) {
+		return true
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.clusters {
+		for n := range c.nodes {
+			if n.latest != nil && pool.InGroup(n.latest.Group(), group) && n.session != nil && n.session.Worker() != "" && n.session.Activity().Busy {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,75 @@
+package relay
+
+import "time"
+
+// lookForHangUp looks after a session whose worker does not read, which may take
+// hours: R reads its connection between calls. A session that was killed meanwhile
+// must not keep its worker for as long.
+func (s *Session) lookForHangUp() {
+	s.watched.Store(false)
+	if !s.blocked.Load() {
+		return
+	}
+	if s.client.HungUp() || s.gone() {
+		if a := s.bound(); a != nil {
+			a.worker.Abort()
+		}
+		s.client.CloseRead()
+		return
+	}
+	if !s.watched.Swap(true) {
+		s.watch.Reset(hangUpPace)
+	}
+}
+
+// lookForIdleness looks after a session that makes no calls: it forgets what a future
+// was sent that is done, and offers the worker to whoever waits.
+func (s *Session) lookForIdleness() {
+	s.idling.Store(false)
+	again := func() {
+		s.idling.Store(true)
+		s.idle.Reset(forgetAfter)
+	}
+	if !s.sending.TryLock() {
+		again()
+		return
+	}
+	defer s.sending.Unlock()
+	if !s.writing.TryLock() { // its R does not read its last answer
+		again()
+		return
+	}
+	defer s.writing.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calls > 0 || s.partial || s.activity.Opaque {
+		return
+	}
+	quiet := time.Since(s.activity.Since)
+	switch {
+	case quiet < forgetAfter:
+	case s.history.done:
+		s.history.forget()
+	case s.history.since.Size() > smallHistory:
+		s.history.since.lose(errForgotten)
+	}
+	if quiet < offerAfter {
+		next := forgetAfter - quiet
+		if next <= 0 {
+			next = offerAfter - quiet
+		}
+		s.idling.Store(true)
+		s.idle.Reset(next)
+		return
+	}
+	s.offer(true)
+}
+
+// offer lets somebody else have the worker, if the next call can be made on another.
+// Called with the lock held, while no call is under way.
+func (s *Session) offer(idle bool) {
+	if a := s.current; a != nil && !a.draining && s.history.movable(s.once) {
+		a.offered = true
+		a.worker.Offer(s.history.sum, idle)
+	}
+}
