@@ -10,7 +10,7 @@ import (
 // Sizes of the picture, in pixels, and its colours: those of Okabe and Ito, which
 // people tell apart who do not see all colours.
 const (
-	width, left, right = 860, 64, 190
+	width, left, right = 900, 64, 220
 	blue, orange       = "#0072b2", "#e69f00"
 	green, red, grey   = "#009e73", "#d55e00", "#888888"
 )

@@ -114,7 +114,10 @@ func (p *Pool) Idle(group string) []string {
 	}
 	p.mu.Unlock()
 	slices.SortFunc(idle, func(a, b agent) int {
-		return cmp.Or(cmp.Compare(a.held, b.held), cmp.Compare(a.warm, b.warm), b.last.Compare(a.last), cmp.Compare(a.name, b.name))
+		if c := cmp.Or(cmp.Compare(a.held, b.held), cmp.Compare(a.warm, b.warm), b.last.Compare(a.last)); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.name, b.name)
 	})
 	names := make([]string, len(idle))
 	for i, a := range idle {

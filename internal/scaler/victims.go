@@ -42,9 +42,16 @@ type candidate struct {
 }
 
 func (a candidate) compare(b candidate) int {
-	return cmp.Or(cmp.Compare(a.marked, b.marked),
-		cmp.Compare(a.stays, b.stays), cmp.Compare(a.pods, b.pods), cmp.Compare(a.node, b.node),
-		cmp.Compare(a.idle, b.idle), cmp.Compare(a.pod, b.pod))
+	if c := cmp.Or(cmp.Compare(a.marked, b.marked), cmp.Compare(a.stays, b.stays), cmp.Compare(a.pods, b.pods)); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.node, b.node); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(a.idle, b.idle); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.pod, b.pod)
 }
 
 // choose names up to n pods that may go: all that a ReplicaSet would delete before one
