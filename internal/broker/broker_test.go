@@ -283,6 +283,33 @@ func TestRecalledTooLate(t *testing.T) {
 	}
 }
 
+// A plan's nodes are connected without workers. That a port was listened on for a moment
+// before, as parallelly does to try it out, does not use the announcement up.
+func TestPlan(t *testing.T) {
+	s := start(t, patience)
+	s.Plan(uid+1, "another user's")
+	s.Plan(uid, "session")
+	s.Plan(uid, "session") // it asks twice
+	trial := s.listen(0, uid)
+	trial.listener.Close() // nobody is there any more when the broker has seen it
+	s.eventually("the trial to be over", func() bool {
+		s.Hint()
+		return s.looked() > 2 && len(s.Clusters()) == 0
+	})
+	trial.unlist()
+	s.listen(0, uid).connect()
+	s.eventually("a node without a worker", func() bool {
+		clusters := s.Clusters()
+		return len(clusters) == 1 && clusters[0].Nodes[0].State == "vacant"
+	})
+	// The next cluster is none that was announced.
+	s.listen(0, uid)
+	s.eventually("a node that waits", func() bool {
+		clusters := s.Clusters()
+		return len(clusters) == 2 && clusters[1].Nodes[0].State == "waiting"
+	})
+}
+
 // A listener that is no R session is told from one although there is no worker,
 // and a cluster that starts its own workers is not answered.
 func TestForeignListenersWithoutAWorker(t *testing.T) {

@@ -23,12 +23,15 @@ type cluster struct {
 	// connected without one and holds one only while it has use for it. The nodes of other
 	// clusters have one each from the beginning.
 	shared bool
-	since  time.Time
-	nodes  map[*node]bool
-	most   int           // nodes it had at once
-	ready  chan struct{} // closed when a call has been sent: all nodes are connected
-	calls  int64
-	busy   time.Duration
+	// plan is what announced it, until its session is connected: parallelly tries a port
+	// out by listening on it for a moment, and that is not the cluster yet.
+	plan  *plan
+	since time.Time
+	nodes map[*node]bool
+	most  int           // nodes it had at once
+	ready chan struct{} // closed when a call has been sent: all nodes are connected
+	calls int64
+	busy  time.Duration
 	// refusal is the answer that a node got in the place of a worker; the nodes
 	// that follow get it at once.
 	refusal   string
@@ -92,7 +95,8 @@ func (b *Broker) join(n *node) *cluster {
 		if c.lease != nil {
 			c.tenant, c.shared = c.lease.Tenant, c.lease.Share
 		} else {
-			c.tenant, c.shared = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers), b.takePlan(c.uid)
+			c.tenant, c.plan = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers), b.takePlan(c.uid)
+			c.shared = c.plan != nil
 		}
 		b.clusters[c.port] = c
 	}
@@ -117,6 +121,9 @@ func (b *Broker) leave(n *node) {
 		return
 	}
 	delete(b.clusters, c.port)
+	if c.plan != nil {
+		b.plans = append(b.plans, *c.plan)
+	}
 	b.leaseEnded(c)
 	if c.isReady() {
 		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),
@@ -168,16 +175,16 @@ func (b *Broker) Plan(uid uint32, session string) {
 	}
 }
 
-// takePlan reports whether a cluster of the user that begins is one that Plan has
-// announced. Called with the lock held.
-func (b *Broker) takePlan(uid uint32) bool {
+// takePlan is the announcement of a cluster of the user that begins, nil if there was
+// none. Called with the lock held.
+func (b *Broker) takePlan(uid uint32) *plan {
 	for i, p := range b.plans {
 		if p.uid == uid && time.Since(p.at) <= planFor {
 			b.plans = slices.Delete(b.plans, i, i+1)
-			return true
+			return &p
 		}
 	}
-	return false
+	return nil
 }
 
 // size is how many workers c has use for when one of its nodes waits: a session that

@@ -63,6 +63,13 @@ func (f *table) add(port, uid int) (remove func()) {
 	}
 }
 
+// looked is how often the broker has asked.
+func (s *system) looked() int {
+	s.table.mu.Lock()
+	defer s.table.mu.Unlock()
+	return s.table.looks
+}
+
 func (f *table) fail(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -145,7 +145,7 @@ func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
 	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
 	n.broker.leaseConnected(n.cluster)
 	n.broker.mu.Lock()
-	n.connected = true
+	n.connected, n.cluster.plan = true, nil
 	n.broker.mu.Unlock()
 	select {
 	case f := <-n.first:
