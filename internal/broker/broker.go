@@ -271,7 +271,7 @@ func (b *Broker) Available(ports []uint16, plan bool) int {
 		}
 	}
 	if plan {
-		n = max(n, b.most(""))
+		n = max(n, b.Most(""))
 	}
 	if most := b.config.SessionWorkers; most > 0 {
 		n = min(n, most)

@@ -205,6 +205,11 @@ func (b *Broker) standing(c *cluster) string {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return c.holding()
+}
+
+// holding is the refusal of c's last node, while it holds. Called with the lock held.
+func (c *cluster) holding() string {
 	if time.Since(c.refusedAt) > refusalHolds {
 		return ""
 	}
@@ -215,11 +220,11 @@ func (b *Broker) standing(c *cluster) string {
 func (b *Broker) refusal(c *cluster) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if c.refusal == "" || time.Since(c.refusedAt) > refusalHolds {
-		return ""
+	refusal := c.holding()
+	if refusal != "" {
+		c.refusedAt = time.Now()
 	}
-	c.refusedAt = time.Now()
-	return c.refusal
+	return refusal
 }
 
 // ClusterSnapshot describes one cluster at one moment.

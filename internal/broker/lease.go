@@ -122,7 +122,7 @@ func (b *Broker) AvailableIn(group string, ports []uint16) int {
 			}
 		}
 	}
-	return max(len(available), b.most(group))
+	return max(len(available), b.Most(group))
 }
 
 // Groups are the worker groups that are known: those of the agents that are connected,
@@ -141,9 +141,6 @@ func (b *Broker) Groups() []string {
 	}
 	return groups
 }
-
-// Most is how many workers of the group there may be, 0 if that is not known.
-func (b *Broker) Most(group string) int { return b.most(group) }
 
 // Lacking is why a lease for so many workers of the group, of which it holds some,
 // waits in vain.
@@ -189,7 +186,7 @@ func (b *Broker) Outlook(group string) (text string, coming bool) {
 // PlanOutlook is what a plan will wait for, "" if a worker is ready or nobody starts any.
 func (b *Broker) PlanOutlook() string {
 	states, _ := b.config.Pool.Counts()
-	if states[pool.Warm]+states[pool.Reserved]+states[pool.Bound] > 0 || b.most("") == 0 {
+	if states[pool.Warm]+states[pool.Reserved]+states[pool.Bound] > 0 || b.Most("") == 0 {
 		return ""
 	}
 	text, _ := b.scaling("")

@@ -39,8 +39,8 @@ func (b *Broker) scaling(group string) (text string, starting bool) {
 	return text, starting
 }
 
-// most is how many workers of the group there may be, 0 if it is not scaled.
-func (b *Broker) most(group string) int {
+// Most is how many workers of the group there may be, 0 if it is not scaled.
+func (b *Broker) Most(group string) int {
 	if b.config.Scaling == nil {
 		return 0
 	}

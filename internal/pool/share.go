@@ -250,6 +250,9 @@ func (p *Pool) balance() {
 
 // serve hands out free workers. Called with the lock held.
 func (p *Pool) serve() {
+	if p.warm.size() == 0 {
+		return
+	}
 	unwanted := make(map[string]bool) // groups of workers that nobody can have
 	for s := range p.warm.all() {
 		if len(p.queue) == 0 {

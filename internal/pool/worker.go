@@ -221,8 +221,7 @@ func (w *Worker) discard() {
 	}
 }
 
-// Bind gives the reserved worker to sink; cluster is shown in snapshots. It fails
-// when the worker has ended meanwhile.
+// Bind gives the reserved worker to sink. It fails when the worker has ended meanwhile.
 func (w *Worker) Bind(sink Sink) error {
 	s, p := w.slot, w.slot.pool
 	p.mu.Lock()

@@ -245,7 +245,7 @@ func (h *history) unsend() {
 func (h *history) next() {
 	h.flush()
 	h.flushed = false
-	if !h.reset {
+	if !h.reset && h.setUp.err == nil { // else nobody asks for the digest
 		h.before = h.sum
 		h.digest.Sum(h.sum[:0])
 		h.last, h.start = h.start, h.setUp.Size()
