@@ -39,7 +39,11 @@ func TestMain(m *testing.M) {
 var versions = map[string]string{
 	"echo": "Rscript (R) version 4.5.1 Patched (2025-06-13 r88315)",
 	"deaf": "R scripting front-end version 4.1.2 (2021-11-01)",
+	"late": "Rscript (R) version 4.5.1 (2025-06-13)",
 }
+
+// late is how long after its connection the R that poses as "late" tells its version.
+const late = 200 * time.Millisecond
 
 // ballast is what poseAsR takes when it is sent "grow".
 var ballast []byte
@@ -48,6 +52,9 @@ var ballast []byte
 // ends or it is sent "die".
 func poseAsR(how string, args []string) int {
 	if slices.Contains(args, "--version") {
+		if how == "late" {
+			time.Sleep(late)
+		}
 		fmt.Fprintln(os.Stderr, versions[how])
 		return 0
 	}

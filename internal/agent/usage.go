@@ -26,10 +26,17 @@ type usage struct {
 // called at each heartbeat. An R that nobody has sent anything to is read once: it
 // waits, and an idle agent has nothing to do.
 func (s *slot) tellUsage(conn *link.Conn) (told bool) {
+	// Not before the state: the rendezvous takes that for the news of another worker,
+	// and would forget what it has been told.
+	if !s.telling.TryLock() {
+		return false
+	}
+	defer s.telling.Unlock()
 	s.mu.Lock()
 	w, last := s.worker, s.told
+	announced := s.conn == conn && (s.state.State == link.Warm || s.state.State == link.Draining)
 	s.mu.Unlock()
-	if w == nil {
+	if w == nil || !announced {
 		return false
 	}
 	known := last.worker == w && last.conn == conn

@@ -26,6 +26,14 @@ func TestUsage(t *testing.T) {
 	s.eventually("the next worker's memory", func() bool { m := memory(); return m > 0 && m < before+50<<20 })
 }
 
+// A worker that waits, connected, for what it is announced with is measured when it has
+// been: what a state says is of another worker, so that nothing told before it counts.
+func TestUsageAfterState(t *testing.T) {
+	s := start(t, "late", func(c *agent.Config) { c.Timing = link.Timing{Heartbeat: time.Millisecond} })
+	s.await(pool.Warm, 1)
+	s.eventually("its memory", func() bool { return s.Workers()[0].MemoryBytes > 0 })
+}
+
 // R's version and the machine are known with the first warm worker.
 func TestIdentity(t *testing.T) {
 	for how, version := range map[string]string{"echo": "4.5.1", "deaf": "4.1.2", "silent": ""} {
