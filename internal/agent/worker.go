@@ -143,8 +143,7 @@ func (a *Agent) own(conn *net.TCPConn) error {
 // lost meanwhile, nobody wants them any more.
 func (w *worker) deliver(from *link.Conn, p []byte) {
 	w.used.Store(true)
-	err := w.conn.WriteWhile(p, from.Check)
-	if err != nil {
+	if _, err := w.conn.WriteWhile(p, time.Second, from.Check); err != nil {
 		if from.Check() != nil {
 			from.Close() // the next read fails, and disconnected sees to the worker
 			return

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,14 +32,20 @@ const (
 	// restShare bounds the polling's share of a core, however dear a look is: it is
 	// followed by a rest of as many times its duration.
 	restShare = 4
+	// restLimit bounds that rest: a look that took seconds was held up, by other processes
+	// or by who changes the kernel's network, and sessions must not wait four times as long.
+	restLimit = 500 * time.Millisecond
 	// busyFor is how long the pace stays up after the last sign of a cluster.
 	busyFor = 250 * time.Millisecond
 	// hintFor is the same after a session asked for the number of workers, which
 	// plan(cluster) does just before it listens.
 	hintFor = 2 * time.Second
-	// patience is how long a listener may keep listening after our connection
-	// before it counts as no R session. R closes it at once.
+	// patience is how long a listener may keep listening after it has accepted our
+	// connection before it counts as no R session. R closes it at once.
 	patience = time.Second
+	// acceptLimit is how long it may take to accept the connection: R does at once, but
+	// its machine may be short of processors.
+	acceptLimit = 10 * time.Second
 )
 
 // Listeners lists listening sockets, as sockdiag.Prober does.
@@ -147,8 +152,13 @@ func (b *Broker) Run(ctx context.Context) error {
 		if now.Before(busyUntil) {
 			pause = busyPoll
 		}
-		timer.Reset(max(pause, restShare*now.Sub(began)))
+		timer.Reset(rest(pause, now.Sub(began)))
 	}
+}
+
+// rest is how long to wait before the next look after one that took so long.
+func rest(pause, took time.Duration) time.Duration {
+	return max(pause, min(restShare*took, restLimit))
 }
 
 // looked notes whether the last look at the listening sockets failed.
@@ -252,71 +262,71 @@ func (b *Broker) listening(d *demand) bool {
 // plan, what runs futures elsewhere counts as well, since it is shared, and what can be
 // started for it.
 func (b *Broker) Available(ports []uint16, plan bool) int {
-	states, _ := b.config.Pool.Counts()
-	n := states[pool.Starting] + states[pool.Warm] + states[pool.Reserved] + states[pool.Bound] + states[pool.Ending] - b.leased()
-	own := make(map[uint16]bool, len(ports))
-	for _, port := range ports {
-		own[port] = true
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for port, c := range b.clusters {
-		if own[port] {
-			continue
-		}
-		for node := range c.nodes {
-			if node.holds() && !(plan && node.shares()) {
-				n--
-			}
-		}
-	}
+	n := b.available("", ports, func(n *node) bool { return n.holds() && !(plan && n.shares()) })
 	if plan {
 		n = max(n, b.Most(""))
 	}
 	if most := b.config.SessionWorkers; most > 0 {
 		n = min(n, most)
 	}
-	return max(n, 0)
+	return n
+}
+
+// AvailableIn is Available for a lease in one group.
+func (b *Broker) AvailableIn(group string, ports []uint16) int {
+	return max(b.available(group, ports, (*node).holds), b.Most(group))
+}
+
+// available counts the workers of a group, "" for any, that work or are about to, without
+// those that leases have or that nodes of clusters on other ports than these hold.
+func (b *Broker) available(group string, ports []uint16, holds func(*node) bool) int {
+	available := make(map[string]bool)
+	for _, s := range b.config.Pool.Workers() {
+		switch s.State {
+		case pool.Starting, pool.Warm, pool.Reserved, pool.Bound, pool.Ending:
+			if pool.InGroup(s.Group, group) {
+				available[fmt.Sprintf("%s/%d", s.Agent, s.Slot)] = true
+			}
+		}
+	}
+	if b.config.Leases != nil {
+		for _, name := range b.config.Leases.Held() {
+			delete(available, name)
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for port, c := range b.clusters {
+		if slices.Contains(ports, port) {
+			continue
+		}
+		for node := range c.nodes {
+			if holds(node) {
+				delete(available, node.snapshot().Worker)
+			}
+		}
+	}
+	return len(available)
 }
 
 // unmet says, in one line, why a node of c got no worker.
 func (b *Broker) unmet(c *cluster, waited time.Duration) string {
-	leased := b.leased()
 	b.mu.Lock()
-	held := c.workers()
-	number := len(c.nodes)
+	held, number, unread := c.workers(), len(c.nodes), 0
 	if c.shared { // any of them
 		number = 0
 	}
-	others := leased - held
 	for _, other := range b.clusters {
-		others += other.workers()
+		for n := range other.nodes {
+			if n.session != nil && n.session.Activity().Unread {
+				unread++
+			}
+		}
 	}
 	b.mu.Unlock()
-
-	slots := b.config.Pool.Workers()
-	ready := held + others
-	var missing []string
-	for _, s := range slots {
-		switch s.State {
-		case pool.Warm:
-			ready++
-		case pool.Installing, pool.Starting, pool.Failed, pool.Cordoned, pool.Draining, pool.Ending:
-			missing = append(missing, shortcoming(s))
-		}
-	}
-	total := len(slots)
-	scaling, _ := b.scaling(c.group())
-	for _, pod := range b.missingPods(slots) {
-		total++
-		if !strings.Contains(scaling, pod.Name+": ") {
-			missing = append(missing, pod.Name+": "+pod.Reason)
-		}
-	}
-	return explain(explanation{
-		ready: ready, total: total, held: held, others: others,
-		node: number, waited: waited, missing: missing, scaling: scaling,
-	})
+	e := b.survey(c.group(), held)
+	e.node, e.waited, e.most, e.unread = number, waited, b.config.SessionWorkers, unread
+	return explain(e)
 }
 
 // shortcoming is why a slot is not ready.

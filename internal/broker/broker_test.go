@@ -7,12 +7,14 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -157,6 +159,35 @@ func TestUnmetDemand(t *testing.T) {
 	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 2 {
 		t.Errorf("unmet demand is %g, want 2", n)
 	}
+}
+
+// A session gets no more than it may have, and is told so.
+func TestSessionWorkers(t *testing.T) {
+	s := startWith(t, func(c *broker.Config) { c.DemandTimeout, c.SessionWorkers = 50*time.Millisecond, 2 })
+	for _, name := range []string{"a", "b", "c"} {
+		s.agent(name)
+	}
+	if n := s.Available(nil, false); n != 2 {
+		t.Errorf("%d are available, want 2", n)
+	}
+	first := s.listen(0, uid)
+	conns := []net.Conn{first.connect()}
+	for range 2 {
+		conns = append(conns, s.listen(first.port, uid).connect())
+	}
+	for _, conn := range conns[:2] {
+		echo(t, conn, exec)
+	}
+	if _, err := io.WriteString(conns[2], exec); err != nil {
+		t.Fatal(err)
+	}
+	if answer := readMessage(t, conns[2]); !strings.Contains(answer, "(2 in use by this cluster, 0 by others); --session-workers is 2: ask for at most 2") {
+		t.Errorf("the R error is %q", answer)
+	}
+	if n := s.count(pool.Warm); n != 1 {
+		t.Errorf("%d workers are free, want 1", n)
+	}
+	echo(t, s.listen(0, uid).connect(), exec) // another session has its own
 }
 
 // Worker pods without an agent here are named with Kubernetes' reason; one whose agent
@@ -329,6 +360,41 @@ func TestForeignListenersWithoutAWorker(t *testing.T) {
 	}
 	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 0 {
 		t.Errorf("unmet demand is %g, want none", n)
+	}
+}
+
+// A session that is late to accept the connection, its machine being overloaded, is none
+// the less one.
+func TestLateToAccept(t *testing.T) {
+	var accepted atomic.Bool
+	asked := make(chan struct{}, 1)
+	s := startWith(t, func(c *broker.Config) {
+		c.PeerUID = func(local, remote net.Addr) (uint32, error) {
+			if accepted.Load() {
+				return uid, nil
+			}
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			return 0, sockdiag.ErrNotFound
+		}
+	})
+	s.agent("a")
+	listener := s.listen(0, uid)
+	for range 2 {
+		select {
+		case <-asked:
+		case <-time.After(patience):
+			t.Fatal("nobody looks whether it has accepted")
+		}
+	}
+	accepted.Store(true)
+	echo(t, listener.connect(), exec)
+	for _, reason := range []string{"not_r", "hung_up"} {
+		if n := s.metric("rendezvous_foreign_listeners_total", reason); n != 0 {
+			t.Errorf("%g listeners are taken for %s", n, reason)
+		}
 	}
 }
 

@@ -17,6 +17,8 @@ type explanation struct {
 	waited  time.Duration
 	missing []string // slots that are not ready, and why
 	scaling string   // how far whoever starts workers is, "" if nobody does
+	most    int      // that a cluster may hold at a time; 0: no bound
+	unread  int      // of the ready, have answered what R does not read and nothing can keep
 }
 
 // missingShown bounds the slots that are named: an R error is cut at 8 KB.
@@ -37,6 +39,13 @@ func explain(e explanation) string {
 	fmt.Fprintf(&b, "%d of %d workers are ready; %s", e.ready, e.total, who)
 	if e.held+e.others > 0 {
 		fmt.Fprintf(&b, " ("+use+")", e.held, e.others)
+	}
+	if e.most > 0 && e.held >= e.most { // whatever else is missing, it would not get it
+		fmt.Fprintf(&b, "; --session-workers is %d: ask for at most %d", e.most, e.most)
+		return b.String()
+	}
+	if e.unread > 0 {
+		fmt.Fprintf(&b, "; R does not read what %d of them have answered, and --journal-memory and --journal-disk have no room for it", e.unread)
 	}
 	for i, m := range e.missing {
 		if i == missingShown {

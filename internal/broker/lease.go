@@ -66,15 +66,6 @@ func (n *node) reserve(ctx context.Context, want pool.Want) (*pool.Worker, error
 	return n.broker.config.Pool.Acquire(ctx, want)
 }
 
-// leased is how many workers are reserved for leases whose clusters do not have them
-// yet.
-func (b *Broker) leased() int {
-	if b.config.Leases == nil {
-		return 0
-	}
-	return len(b.config.Leases.Held())
-}
-
 // Occupied are the ports that are listened on or have a cluster.
 func (b *Broker) Occupied() (map[uint16]bool, error) {
 	listeners, err := b.config.Listeners.Listeners(nil)
@@ -91,38 +82,6 @@ func (b *Broker) Occupied() (map[uint16]bool, error) {
 		occupied[port] = true
 	}
 	return occupied, nil
-}
-
-// AvailableIn is Available for one group.
-func (b *Broker) AvailableIn(group string, ports []uint16) int {
-	available := make(map[string]bool)
-	for _, s := range b.config.Pool.Workers() {
-		switch s.State {
-		case pool.Starting, pool.Warm, pool.Reserved, pool.Bound, pool.Ending:
-			if pool.InGroup(s.Group, group) {
-				available[fmt.Sprintf("%s/%d", s.Agent, s.Slot)] = true
-			}
-		}
-	}
-	if b.config.Leases != nil {
-		for _, name := range b.config.Leases.Held() {
-			delete(available, name)
-		}
-	}
-	own := make(map[uint16]bool, len(ports))
-	for _, port := range ports {
-		own[port] = true
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for port, c := range b.clusters {
-		for n := range c.nodes {
-			if !own[port] && n.holds() {
-				delete(available, n.snapshot().Worker)
-			}
-		}
-	}
-	return max(len(available), b.Most(group))
 }
 
 // Groups are the worker groups that are known: those of the agents that are connected,
@@ -147,14 +106,15 @@ func (b *Broker) Groups() []string {
 func (b *Broker) Lacking(group string, held, wanted int, waited time.Duration) string {
 	e := b.survey(group, held)
 	e.wanted, e.waited = wanted, waited
-	e.scaling, _ = b.scaling(group)
 	return explain(e)
 }
 
 // Outlook is what keeps a lease of the group waiting, and whether that is about to
-// change: agents that install packages will have workers.
-func (b *Broker) Outlook(group string) (text string, coming bool) {
+// change: agents that install packages will have workers, and one whose nodes take turns,
+// as share says, has its turn on what is in use.
+func (b *Broker) Outlook(group string, share bool) (text string, coming bool) {
 	busy := 0
+	coming = share && b.inUse(group)
 	for _, s := range b.config.Pool.Workers() {
 		if !pool.InGroup(s.Group, group) {
 			continue
@@ -213,9 +173,12 @@ func (b *Broker) survey(group string, held int) explanation {
 		}
 	}
 	e.others = max(0, e.others-held)
+	e.scaling, _ = b.scaling(group)
 	for _, pod := range b.missingPods(slots) {
 		e.total++
-		e.missing = append(e.missing, pod.Name+": "+pod.Reason)
+		if !strings.Contains(e.scaling, pod.Name+": ") {
+			e.missing = append(e.missing, pod.Name+": "+pod.Reason)
+		}
 	}
 	return e
 }

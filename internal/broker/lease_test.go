@@ -114,8 +114,13 @@ func TestLease(t *testing.T) {
 	if n, own := s.AvailableIn("big", nil), s.AvailableIn("big", []uint16{uint16(first.port)}); n != 0 || own != 2 {
 		t.Errorf("%d are available, and %d to a session that gives them up; want 0 and 2", n, own)
 	}
-	if text, coming := s.Outlook("big"); text != "2 in use" || coming {
-		t.Errorf("the outlook is %q, %v", text, coming)
+	for _, share := range []bool{false, true} { // both are in a call
+		if text, coming := s.Outlook("big", share); text != "2 in use" || coming != share {
+			t.Errorf("the outlook is %q, %v", text, coming)
+		}
+	}
+	if _, coming := s.Outlook("default", true); coming {
+		t.Error("what another group does is hope for this one")
 	}
 	one.Close()
 	two.Close()
@@ -152,7 +157,7 @@ func TestLeaseTexts(t *testing.T) {
 	s := startWith(t, func(c *broker.Config) {
 		c.Missing = func() []pods.Pod { return []pods.Pod{{Name: "pod-x", Reason: "ContainerCreating"}} }
 	})
-	if text, coming := s.Outlook("big"); text != "pod-x: ContainerCreating" || coming {
+	if text, coming := s.Outlook("big", false); text != "pod-x: ContainerCreating" || coming {
 		t.Errorf("the outlook is %q, %v", text, coming)
 	}
 	s.agentOf("plain", "")

@@ -138,6 +138,16 @@ func (s *system) agent(name string) *link.Conn {
 func (s *system) agentOf(name, group string) *link.Conn {
 	s.t.Helper()
 	before := s.count(pool.Warm)
+	conn := s.park(name, group, func(conn *link.Conn, p []byte) error {
+		return conn.SendData(append(make([]byte, link.HeaderSize), p...))
+	})
+	s.eventually("a warm worker", func() bool { return s.count(pool.Warm) == before+1 })
+	return conn
+}
+
+// park parks a worker that has data do with what its sessions send.
+func (s *system) park(name, group string, data func(*link.Conn, []byte) error) *link.Conn {
+	s.t.Helper()
 	conn, err := link.Dial(context.Background(), s.agents.Addr().String(), nil, link.Timing{})
 	if err != nil {
 		s.t.Fatal(err)
@@ -148,17 +158,16 @@ func (s *system) agentOf(name, group string) *link.Conn {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for serveFrame(conn) == nil {
+		for serveFrame(conn, data) == nil {
 		}
 		conn.Close()
 	}()
 	s.t.Cleanup(func() { conn.Close(); <-done })
-	s.eventually("a warm worker", func() bool { return s.count(pool.Warm) == before+1 })
 	return conn
 }
 
 // serveFrame does what an agent does with one frame.
-func serveFrame(conn *link.Conn) error {
+func serveFrame(conn *link.Conn, data func(*link.Conn, []byte) error) error {
 	frame, err := conn.Next()
 	if err != nil {
 		return err
@@ -170,7 +179,7 @@ func serveFrame(conn *link.Conn) error {
 	case link.Reserve:
 		return conn.SendNumber(link.Reserved, frame.Number())
 	case link.Data:
-		return conn.SendData(append(make([]byte, link.HeaderSize), frame.Payload...))
+		return data(conn, frame.Payload)
 	case link.EOF:
 		return errors.Join(conn.Send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true}),
 			conn.Send(link.State, warm))

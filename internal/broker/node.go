@@ -274,27 +274,37 @@ func (n *node) connect(ctx context.Context) error {
 // with a call; it takes no offence when one of them hangs up. Anything else that
 // keeps listening is not R.
 func (n *node) recognise(ctx context.Context) error {
+	began, accepted := time.Now(), false
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
-	select {
-	case <-n.demand.gone:
-		return nil
-	case f := <-n.first:
-		n.first <- f // for open, or for nobody
-		if f.err != nil {
-			if n.broker.listening(n.demand) {
-				return errForeign(hungUp)
+	for {
+		select {
+		case <-n.demand.gone:
+			return nil
+		case f := <-n.first:
+			n.first <- f // for open, or for nobody
+			if f.err != nil {
+				if n.broker.listening(n.demand) {
+					return errForeign(hungUp)
+				}
+				return errGone
 			}
-			return errGone
+			if n.broker.listening(n.demand) {
+				return errForeign(ownWorkers)
+			}
+			return nil
+		case now := <-limit.C:
+			if !n.broker.listening(n.demand) {
+				return nil // seen late
+			}
+			before := accepted // by the last look: else it may have been in this moment
+			if accepted = !n.abandoned(); before || now.Sub(began) > acceptLimit {
+				return errForeign(notR)
+			}
+			limit.Reset(patience)
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		if n.broker.listening(n.demand) {
-			return errForeign(ownWorkers)
-		}
-		return nil
-	case <-limit.C:
-		return errForeign(notR)
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 
@@ -315,8 +325,8 @@ func (n *node) ownedAsSeen() error {
 	return nil
 }
 
-// abandoned reports whether no process has the session's end of the connection open:
-// one that was killed with data on its way leaves a socket without an owner.
+// abandoned reports whether no process has the session's end of the connection open: it
+// has not been accepted yet, or its owner was killed with data on its way.
 func (n *node) abandoned() bool {
 	if n.broker.config.PeerUID == nil {
 		return false
@@ -334,7 +344,10 @@ func (w bindable) Bind(sink relay.Sink) error { return w.Worker.Bind(sink) }
 // ended before it was bound.
 func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
-	recovery := relay.Recovery{Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared}
+	recovery := relay.Recovery{
+		Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Scarce: n.scarce,
+		Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared,
+	}
 	s := relay.New(n.client, b.config.Relay.Observer(log), recovery, n.abandoned)
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })
 	defer stop()

@@ -41,6 +41,15 @@ func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, erro
 	return nil, errors.New(unmet)
 }
 
+// scarce reports whether anybody waits for a worker such as the node's.
+func (n *node) scarce() bool {
+	b := n.broker
+	b.mu.Lock()
+	latest := n.latest
+	b.mu.Unlock()
+	return latest != nil && b.config.Pool.Scarce(latest.Group())
+}
+
 // hope calls giveUp when for the whole of the demand timeout no worker was being started,
 // and, unless the session has lost its own, none that could be its next was in use; it
 // returns when ctx ends.
@@ -66,7 +75,8 @@ func (n *node) hope(ctx context.Context, lost bool, giveUp func()) {
 }
 
 // inUse reports whether a worker of the group is in a call, or about to be, and so will
-// be free some day.
+// be free some day. One whose answer R does not read, and nothing can take, will not: R may
+// wait for the very node that waits for it.
 func (b *Broker) inUse(group string) bool {
 	if b.config.Pool.Turning(group) {
 		return true
@@ -75,7 +85,10 @@ func (b *Broker) inUse(group string) bool {
 	defer b.mu.Unlock()
 	for _, c := range b.clusters {
 		for n := range c.nodes {
-			if n.latest != nil && pool.InGroup(n.latest.Group(), group) && n.session != nil && n.session.Worker() != "" && n.session.Activity().Busy {
+			if n.latest == nil || !pool.InGroup(n.latest.Group(), group) || n.session == nil || n.session.Worker() == "" {
+				continue
+			}
+			if activity := n.session.Activity(); activity.Busy && !activity.Unread {
 				return true
 			}
 		}

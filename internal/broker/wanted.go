@@ -47,6 +47,17 @@ func (b *Broker) Most(group string) int {
 	return b.config.Scaling.Max(cmp.Or(group, pool.DefaultGroup))
 }
 
+// Bound is how many workers of the group there can ever be, 0 if that is not known: the
+// most that are started, or those that are there. Some may have been started by other
+// means, and any group's are more than the default one's.
+func (b *Broker) Bound(group string) int {
+	most := b.Most(group)
+	if most == 0 {
+		return 0
+	}
+	return max(most, b.config.Pool.Slots(group))
+}
+
 // wantedCollector reads Wanted at each scrape. Whoever scales workers by other means goes
 // by this metric: it is there without a Scaling, too.
 type wantedCollector struct {

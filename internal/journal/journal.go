@@ -52,7 +52,7 @@ func (b *Budget) Register(register prometheus.Registerer) {
 	} {
 		register.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "rendezvous_journal_bytes",
-			Help:        "Bytes of calls that are kept to be sent again when a worker is lost, by where they are.",
+			Help:        "Bytes of calls that are kept to be sent again when a worker is lost, and of answers that R does not read yet, by where they are.",
 			ConstLabels: prometheus.Labels{"where": where},
 		}, func() float64 { return float64(used()) }))
 	}
@@ -87,21 +87,24 @@ func (b *Budget) give(memory, disk int64) {
 // not safe for concurrent use.
 type Journal struct {
 	budget *Budget
+	free   int64
 	chunks [][]byte
 	memory int64 // capacity of the chunks
+	taken  int64 // of that, from the budget
 	size   int64
 	file   *os.File // what came after the chunks, nil for nothing
 	disk   int64
 }
 
-// New makes an empty journal.
-func New(budget *Budget) *Journal { return &Journal{budget: budget} }
+// New makes an empty journal. Its first free bytes are kept in memory whatever the
+// budget, and are none of it.
+func New(budget *Budget, free int64) *Journal { return &Journal{budget: budget, free: free} }
 
 // Size is how many bytes the journal holds.
 func (j *Journal) Size() int64 { return j.size }
 
 // Append adds a copy of p at the end. After an error, which wraps ErrFull or says
-// what is wrong with the file, the journal lacks some of p: it has to be reset.
+// what is wrong with the file, the journal holds no more of p than its Size tells.
 func (j *Journal) Append(p []byte) error {
 	for len(p) > 0 && j.file == nil {
 		last := len(j.chunks) - 1
@@ -129,37 +132,46 @@ func (j *Journal) grow() bool {
 	if len(j.chunks) > 0 {
 		n = min(2*int64(cap(j.chunks[len(j.chunks)-1])), mostChunk)
 	}
-	if j.memory+n > j.budget.limits.Each || !j.budget.take(&j.budget.memory, n, j.budget.limits.Memory) {
-		return false
+	if j.memory+n > j.free {
+		if j.memory+n > j.budget.limits.Each || !j.budget.take(&j.budget.memory, n, j.budget.limits.Memory) {
+			return false
+		}
+		j.taken += n
 	}
 	j.memory += n
 	j.chunks = append(j.chunks, make([]byte, 0, n))
 	return true
 }
 
-// spill adds p to the file.
+// spill adds p to the file, or none of it.
 func (j *Journal) spill(p []byte) error {
 	n := int64(len(p))
 	if !j.budget.take(&j.budget.disk, n, j.budget.limits.Disk) {
 		return fmt.Errorf("%w: %d bytes in memory and %d on disk are allowed", ErrFull, j.budget.limits.Memory, j.budget.limits.Disk)
 	}
+	if err := j.write(p); err != nil {
+		j.budget.give(0, n)
+		return fmt.Errorf("journal: %w", err)
+	}
 	j.disk += n
+	j.size += n
+	return nil
+}
+
+func (j *Journal) write(p []byte) error {
 	if j.file == nil {
 		file, err := os.CreateTemp(j.budget.dir, "journal-")
 		if err != nil {
-			return fmt.Errorf("journal: %w", err)
+			return err
 		}
 		j.file = file
 		// Nothing of it is left when this process dies.
 		if err := os.Remove(file.Name()); err != nil {
-			return fmt.Errorf("journal: %w", err)
+			return err
 		}
 	}
-	if _, err := j.file.WriteAt(p, j.disk-n); err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	j.size += n
-	return nil
+	_, err := j.file.WriteAt(p, j.disk)
+	return err
 }
 
 // Reader reads what the journal holds now, from the start. It is good until the
@@ -177,9 +189,9 @@ func (j *Journal) Reader() io.Reader {
 
 // Reset forgets everything and gives back what it took of the budget.
 func (j *Journal) Reset() {
-	j.budget.give(j.memory, j.disk)
+	j.budget.give(j.taken, j.disk)
 	if j.file != nil {
 		j.file.Close() // it has no name any more: nothing is lost that is wanted
 	}
-	*j = Journal{budget: j.budget}
+	*j = Journal{budget: j.budget, free: j.free}
 }

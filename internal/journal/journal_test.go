@@ -23,7 +23,7 @@ func TestAppend(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			budget := journal.NewBudget(dir, limits)
-			j := journal.New(budget)
+			j := journal.New(budget, 0)
 			random := rand.New(rand.NewPCG(1, 2))
 			for range 2 { // the second time after a reset
 				var want []byte
@@ -60,7 +60,7 @@ func TestAppend(t *testing.T) {
 // The budget is one for all journals, and comes back.
 func TestFull(t *testing.T) {
 	budget := journal.NewBudget(t.TempDir(), journal.Limits{Each: 4 << 10, Memory: 4 << 10, Disk: 1000})
-	one, two := journal.New(budget), journal.New(budget)
+	one, two := journal.New(budget, 0), journal.New(budget, 0)
 	if err := one.Append(make([]byte, 5000)); err != nil {
 		t.Fatal(err)
 	}
@@ -78,10 +78,34 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// What is free is kept when the budget is spent, and is none of it.
+func TestFree(t *testing.T) {
+	budget := journal.NewBudget(t.TempDir(), journal.Limits{})
+	j := journal.New(budget, 12<<10)
+	for range 2 { // the second time after a reset
+		if err := j.Append(make([]byte, 12<<10)); err != nil {
+			t.Fatal(err)
+		}
+		if memory, disk := budget.Used(); memory != 0 || disk != 0 {
+			t.Errorf("%d bytes in memory and %d on disk are of the budget", memory, disk)
+		}
+		if err := j.Append([]byte{1}); !errors.Is(err, journal.ErrFull) {
+			t.Errorf("one byte too many: %v", err)
+		}
+		if kept, err := io.ReadAll(j.Reader()); err != nil || int64(len(kept)) != j.Size() {
+			t.Errorf("after that it holds %d bytes and says %d, %v", len(kept), j.Size(), err)
+		}
+		j.Reset()
+		if memory, disk := budget.Used(); memory != 0 || disk != 0 {
+			t.Errorf("after the reset: %d bytes in memory and %d on disk are of the budget", memory, disk)
+		}
+	}
+}
+
 // A directory that is no place for files is named.
 func TestNoDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "missing")
-	j := journal.New(journal.NewBudget(dir, journal.Limits{Disk: 1000}))
+	j := journal.New(journal.NewBudget(dir, journal.Limits{Disk: 1000}), 0)
 	err := j.Append([]byte("x"))
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("error %v", err)

@@ -1,7 +1,6 @@
 package lease
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -9,49 +8,38 @@ import (
 )
 
 // gather reserves l's workers, and others for those that end before they are taken,
-// until l is over.
-func (m *Manager) gather(ctx context.Context, l *lease) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// until l.gathering ends.
+func (m *Manager) gather(l *lease) {
 	var places sync.WaitGroup
 	defer places.Wait()
-	places.Go(func() {
-		select {
-		case <-l.over:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
 	turns := make(chan struct{}, acquiring)
 	for range l.needs() {
 		select {
 		case turns <- struct{}{}:
-			places.Go(func() { m.fill(ctx, l, turns) })
-		case <-ctx.Done():
+			places.Go(func() { m.fill(l, turns) })
+		case <-l.gathering.Done():
 			return
 		}
 	}
-	places.Wait()
 }
 
-// fill keeps one place of l filled until its worker is taken, or ctx ends. It begins
-// with a turn to wait for a worker.
-func (m *Manager) fill(ctx context.Context, l *lease, turns chan struct{}) {
+// fill keeps one place of l filled until its worker is taken, or l.gathering ends. It
+// begins with a turn to wait for a worker.
+func (m *Manager) fill(l *lease, turns chan struct{}) {
 	for {
-		w, err := m.config.Workers.Acquire(ctx, l.want())
+		w, err := m.config.Workers.Acquire(l.gathering, l.want())
 		<-turns
 		if err != nil {
 			return
 		}
 		p := &place{worker: w, taken: make(chan struct{})}
-		m.hold(l, p)
-		if !m.keep(ctx, l, p) {
+		if m.hold(l, p) && !m.keep(l, p) {
 			return
 		}
 		w.Release() // nothing, for one that is over
 		select {
 		case turns <- struct{}{}:
-		case <-ctx.Done():
+		case <-l.gathering.Done():
 			return
 		}
 	}
@@ -59,14 +47,14 @@ func (m *Manager) fill(ctx context.Context, l *lease, turns chan struct{}) {
 
 // keep holds p's worker until it is to be replaced by another, and reports false when
 // somebody has taken it.
-func (m *Manager) keep(ctx context.Context, l *lease, p *place) (replace bool) {
+func (m *Manager) keep(l *lease, p *place) (replace bool) {
 	recalled := p.worker.Recalled()
 	for {
 		select {
 		case <-p.taken:
 			return false
 		case <-p.worker.Over():
-		case <-ctx.Done():
+		case <-l.gathering.Done():
 		case <-recalled:
 			if !m.mayGiveBack(l) {
 				recalled = nil // it has been taken back
@@ -77,9 +65,13 @@ func (m *Manager) keep(ctx context.Context, l *lease, p *place) (replace bool) {
 	}
 }
 
-// hold notes that p's worker is reserved.
-func (m *Manager) hold(l *lease, p *place) {
+// hold notes that p's worker is reserved, unless l has no use for it any more.
+func (m *Manager) hold(l *lease, p *place) bool {
 	m.mu.Lock()
+	if l.gathering.Err() != nil {
+		m.mu.Unlock()
+		return false
+	}
 	l.held = append(l.held, p)
 	l.hope = time.Now()
 	complete := l.state == Waiting && len(l.held) == l.needs()
@@ -90,6 +82,7 @@ func (m *Manager) hold(l *lease, p *place) {
 	if complete {
 		m.settle(l)
 	}
+	return true
 }
 
 // drop takes p out of l, unless somebody has taken its worker meanwhile.
@@ -146,11 +139,11 @@ func (m *Manager) lookAfter() {
 		text   string
 		coming bool
 	}
-	outlooks := make(map[string]outlook)
+	outlooks := make(map[kind]outlook)
 	var late []*lease
-	for _, group := range m.waitingGroups() {
-		text, coming := m.config.Limits.Coming(group)
-		outlooks[group] = outlook{text, coming}
+	for k := range m.waiting() {
+		text, coming := m.config.Limits.Coming(k.group, k.share)
+		outlooks[k] = outlook{text, coming}
 	}
 	m.mu.Lock()
 	now := time.Now()
@@ -159,7 +152,7 @@ func (m *Manager) lookAfter() {
 	}
 	for _, l := range m.ports {
 		m.expire(l, now)
-		o, known := outlooks[l.Group]
+		o, known := outlooks[l.kind()]
 		if l.state != Waiting || !known {
 			continue
 		}
@@ -180,19 +173,25 @@ func (m *Manager) lookAfter() {
 	}
 }
 
-// waitingGroups are the groups that leases wait for.
-func (m *Manager) waitingGroups() []string {
+// kind is what the outlook of a lease depends on.
+type kind struct {
+	group string
+	share bool
+}
+
+func (l *lease) kind() kind { return kind{l.Group, l.Share} }
+
+// waiting are the kinds of the leases that wait.
+func (m *Manager) waiting() map[kind]bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	seen := make(map[string]bool)
-	var groups []string
+	kinds := make(map[kind]bool)
 	for _, l := range m.ports {
-		if l.state == Waiting && !seen[l.Group] {
-			seen[l.Group] = true
-			groups = append(groups, l.Group)
+		if l.state == Waiting {
+			kinds[l.kind()] = true
 		}
 	}
-	return groups
+	return kinds
 }
 
 // expire ends l if its session is gone. Called with the lock held.

@@ -13,8 +13,9 @@ func (m *Manager) Lease(port uint16) (Terms, bool) {
 }
 
 // Take hands over one of the workers reserved for the lease on port; the caller
-// releases it, or uses it. There may be none left, since one has ended just now: the
-// caller then acquires one itself.
+// releases it, or uses it. There may be none left, since some have ended just now: the
+// caller then acquires one itself, as do those that come after it. Where the lease did so
+// too, they would compete.
 func (m *Manager) Take(port uint16) (Worker, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -33,6 +34,7 @@ func (m *Manager) Take(port uint16) (Worker, bool) {
 		close(p.taken)
 		return p.worker, true
 	}
+	l.leaveOff()
 	return nil, false
 }
 

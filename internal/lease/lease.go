@@ -74,14 +74,15 @@ type Reserver interface {
 // Limits is what there is of workers, and what there may be.
 type Limits interface {
 	// Check says why so many workers of the group can never be had, as a Refusal that
-	// wraps ErrNever, or nil if they may be. share is as in Request.
+	// wraps ErrNever, or nil if they may be. workers and share are as in Request.
 	Check(uid uint32, group string, workers int, share bool) error
 	// Usual is how many a lease gets that names no number. returned are the ports of
 	// clusters that its session has just given up.
 	Usual(group string, returned []uint16) int
 	// Coming says whether workers of the group are on their way, and what is known of
-	// them: "2 of 6 pods run; future-worker-x: ContainerCreating".
-	Coming(group string) (text string, coming bool)
+	// them: "2 of 6 pods run; future-worker-x: ContainerCreating". To who takes turns so
+	// are those that others use.
+	Coming(group string, share bool) (text string, coming bool)
 	// Missing is the text of a refusal: what there is, and what is not and why.
 	Missing(group string, held, wanted int, waited time.Duration) string
 }
@@ -117,12 +118,15 @@ type Snapshot struct {
 	Version int `json:"version"`
 }
 
-// lease is one of the book. Its fields but the first are guarded by Manager.mu.
+// lease is one of the book. What changes of it is guarded by Manager.mu.
 type lease struct {
 	Terms
 	label string
 	since time.Time
-	over  chan struct{} // closed when it has ended
+	// gathering ends, by leaveOff, when no more workers are to be reserved: the lease is
+	// over, or a node of its cluster has found none.
+	gathering context.Context
+	leaveOff  context.CancelFunc
 
 	state   State
 	held    []*place // whose workers nobody has taken yet

@@ -110,16 +110,17 @@ type limits struct {
 	mu     sync.Mutex
 	never  error
 	coming bool
+	inUse  bool // what a lease that takes turns waits for
 	news   string
 }
 
 func (l *limits) Check(uint32, string, int, bool) error { return l.never }
 func (l *limits) Usual(string, []uint16) int            { return 4 }
 
-func (l *limits) Coming(string) (string, bool) {
+func (l *limits) Coming(_ string, share bool) (string, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.news, l.coming
+	return l.news, l.coming || share && l.inUse
 }
 
 func (l *limits) set(news string, coming bool) {

@@ -67,7 +67,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case l := <-m.opened:
-			gathering.Go(func() { m.gather(ctx, l) })
+			gathering.Go(func() { m.gather(l) })
 		case <-tick.C:
 			m.lookAfter()
 		}
@@ -86,11 +86,11 @@ func (m *Manager) shut() {
 
 // Open makes a lease for the user uid. Its error is a Refusal, or why it cannot tell.
 func (m *Manager) Open(uid uint32, r Request) (Snapshot, error) {
-	if r.Workers == 0 {
-		r.Workers = min(max(1, m.config.Limits.Usual(r.Group, r.Returned)), MaxWorkers)
-	}
 	if err := m.config.Limits.Check(uid, r.Group, r.Workers, r.Share); err != nil {
 		return Snapshot{}, m.refused(err)
+	}
+	if r.Workers == 0 { // what there is can be had: after the check
+		r.Workers = min(max(1, m.config.Limits.Usual(r.Group, r.Returned)), MaxWorkers)
 	}
 	occupied, err := m.config.Occupied()
 	if err != nil {
@@ -102,9 +102,10 @@ func (m *Manager) Open(uid uint32, r Request) (Snapshot, error) {
 			ID: id, UID: uid, Group: r.Group, Workers: r.Workers, Share: r.Share,
 			Tenant: m.config.Workers.NewTenant("lease " + id),
 		},
-		label: r.Label, since: now, over: make(chan struct{}), changed: make(chan struct{}),
+		label: r.Label, since: now, changed: make(chan struct{}),
 		state: Waiting, renewed: now, hope: now,
 	}
+	l.gathering, l.leaveOff = context.WithCancel(context.Background())
 	snapshot, err := m.enter(l, occupied)
 	if err != nil {
 		return Snapshot{}, m.refused(err)
@@ -232,7 +233,7 @@ func (m *Manager) List() []Snapshot {
 func (m *Manager) end(l *lease, state State, message string) {
 	l.state, l.message, l.settled = state, message, time.Now()
 	l.tell()
-	close(l.over)
+	l.leaveOff()
 	delete(m.ports, l.Port)
 	m.rested[l.Port] = l.settled
 	m.past = append(m.past, l)

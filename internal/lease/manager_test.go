@@ -133,7 +133,8 @@ func TestWait(t *testing.T) {
 			t.Errorf("it expires at %s, was %s", got, renewed)
 		}
 		b.workers.add("b")
-		for range 2 { // who is to connect need not wait
+		synctest.Wait() // all workers are there before the lease is ready
+		for range 2 {   // who is to connect need not wait
 			if got := <-ask(t.Context(), -1, MaxWait); got.State != Ready {
 				t.Errorf("got %+v", got)
 			}
@@ -196,7 +197,26 @@ func TestRefused(t *testing.T) {
 	})
 }
 
-// A worker that dies before it is connected is replaced, in every state.
+// A lease whose nodes take turns waits for what others use, and another one does not.
+func TestTurns(t *testing.T) {
+	run(t, func(t *testing.T, b *book) {
+		b.limits.inUse = true
+		whole, shared := b.open(Request{Workers: 2}), b.open(Request{Workers: 40, Share: true})
+		for range demandTimeout/renewal + 1 {
+			pass(renewal - pace)
+			b.renew(whole.ID)
+			b.renew(shared.ID)
+		}
+		if got := b.look(whole.ID).State; got != Refused {
+			t.Errorf("the one for workers of its own is %s", got)
+		}
+		b.want(shared.ID, Waiting, 0, "0 of 1 workers are ready")
+		b.workers.add("a")
+		b.want(shared.ID, Ready, 1, "connect within 1m0s")
+	})
+}
+
+// A worker that dies before it is taken is replaced, in every state.
 func TestReplacement(t *testing.T) {
 	run(t, func(t *testing.T, b *book) {
 		b.workers.add("a")
@@ -211,14 +231,37 @@ func TestReplacement(t *testing.T) {
 			t.Fatalf("took %v, %v; want c", w, ok)
 		}
 		b.Connected(s.Port)
-		if w, ok := b.Take(s.Port); ok {
-			t.Errorf("took %s, which has died", w.Name())
-		}
 		b.workers.add("d")
 		b.want(s.ID, Connected, 2, "its cluster is connected")
 		if w, ok := b.Take(s.Port); !ok || w.Name() != "d" {
 			t.Errorf("took %v, %v; want d", w, ok)
 		}
+	})
+}
+
+// A node that comes when the lease has nothing for it waits for a worker itself, as do
+// those that follow: the lease waits for none any more, which would stay reserved.
+func TestNothingToTake(t *testing.T) {
+	run(t, func(t *testing.T, b *book) {
+		b.workers.add("a", "b", "c")
+		s := b.open(Request{Workers: 3})
+		if _, ok := b.Take(s.Port); !ok {
+			t.Fatal("nothing to take of three")
+		}
+		b.Connected(s.Port)
+		for _, held := range b.Held() {
+			b.workers.get(held).die()
+		}
+		if w, ok := b.Take(s.Port); ok { // nobody has noticed yet
+			t.Errorf("took %s, which has died", w.Name())
+		}
+		b.workers.add("d", "e")
+		if free := b.free(); free != 2 || len(b.Held()) != 0 {
+			t.Errorf("the lease holds %v, %d are free for its nodes", b.Held(), free)
+		}
+		b.want(s.ID, Connected, 1, "its cluster is connected")
+		b.Ended(s.Port)
+		b.want(s.ID, Ended, 1, "its cluster has ended")
 	})
 }
 

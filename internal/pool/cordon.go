@@ -13,8 +13,12 @@ func (s *slot) inUse() bool {
 	if s.holder != nil {
 		return !s.idles()
 	}
-	return s.state == Reserved || s.state == Ending
+	return s.turns() || s.state == Reserved
 }
+
+// turns reports whether the slot's R ends or starts for somebody who waits. Called with the
+// lock held.
+func (s *slot) turns() bool { return s.state == Ending || s.heir != nil }
 
 // idles reports whether a session has the slot's worker and no use for it. Called with
 // the lock held.
@@ -23,23 +27,31 @@ func (s *slot) idles() bool { return s.holder != nil && s.holder.spare != nil &&
 // group is the workers of one group. What is asked every second is kept, since ten
 // thousand slots are in no processor's cache.
 type group struct {
-	agents map[string]bool
-	used   int // slots, see recount
+	agents  map[string]bool
+	slots   int
+	used    int // slots whose workers sessions have use for
+	turning int // slots whose R ends or starts for somebody who waits
 }
 
-// recount brings up to date whether sessions have use for the slot's worker. Called with
-// the lock held, when that may have changed.
+// recount brings up to date what the slot counts for in its group. Called with the lock
+// held, when that may have changed.
 func (p *Pool) recount(s *slot) {
 	used := s.holder != nil && s.state != Ending && s.state != "" && !s.idles()
-	if used == s.used {
-		return
+	turning := s.turns()
+	if used == s.used && turning == s.turning {
+		return // as of a slot that is gone, whose group may be, too
 	}
-	s.used = used
-	if used {
-		p.groups[s.hello.Group].used++
-	} else {
-		p.groups[s.hello.Group].used--
+	g := p.groups[s.hello.Group]
+	g.used += oneIf(used) - oneIf(s.used)
+	g.turning += oneIf(turning) - oneIf(s.turning)
+	s.used, s.turning = used, turning
+}
+
+func oneIf(counts bool) int {
+	if counts {
+		return 1
 	}
+	return 0
 }
 
 // enlist and delist keep the slots of each agent, and the agents of each group. Called
@@ -52,6 +64,7 @@ func (p *Pool) enlist(s *slot) {
 		p.groups[s.hello.Group] = g
 	}
 	g.agents[s.hello.Agent] = true
+	g.slots++
 }
 
 func (p *Pool) delist(s *slot) {
@@ -60,10 +73,11 @@ func (p *Pool) delist(s *slot) {
 	if len(left) == 0 {
 		delete(p.agents, s.hello.Agent)
 	}
+	g := p.groups[s.hello.Group]
+	g.slots--
 	if slices.ContainsFunc(left, func(other *slot) bool { return other.hello.Group == s.hello.Group }) {
 		return
 	}
-	g := p.groups[s.hello.Group]
 	delete(g.agents, s.hello.Agent)
 	if len(g.agents) == 0 {
 		delete(p.groups, s.hello.Group)
@@ -190,13 +204,33 @@ func (p *Pool) Wanted() map[string]int {
 	return all
 }
 
+// Slots counts the slots of a group, "" for all.
+func (p *Pool) Slots(group string) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for announced, g := range p.groups {
+		if InGroup(announced, group) {
+			n += g.slots
+		}
+	}
+	return n
+}
+
+// Scarce reports whether anybody waits for a worker such as those of the group, and none is
+// on its way.
+func (p *Pool) Scarce(group string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.queue, func(t *Tenant) bool { return t.first(group, false) != nil })
+}
+
 // Turning reports whether a worker of the group is between two uses: its R ends or starts,
 // for somebody who waits.
 func (p *Pool) Turning(group string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, s := range p.slots {
-		if InGroup(s.hello.Group, group) && (s.state == Ending || s.heir != nil) {
+	for announced, g := range p.groups {
+		if g.turning > 0 && InGroup(announced, group) {
 			return true
 		}
 	}

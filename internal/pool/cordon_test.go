@@ -175,3 +175,53 @@ func TestWantedTotal(t *testing.T) {
 		t.Errorf("wanted %v", got)
 	}
 }
+
+// A worker turns from the end of one use until somebody has its successor, unless that
+// comes to nothing.
+func TestTurning(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(a *agent){
+		"had":    func(a *agent) { a.state(link.Warm); a.grant() },
+		"failed": func(a *agent) { a.state(link.Failed) },
+		"lost":   func(a *agent) { a.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := start(t, nil)
+			a := r.park(t, "a")
+			w, _ := r.bind(t, a)
+			if r.Scarce("group") {
+				t.Error("workers are scarce though nobody waits")
+			}
+			waiting := r.queueRanked(t, 0)
+			if r.Turning("") {
+				t.Error("a worker that is in use turns")
+			}
+			if !r.Scarce("group") {
+				t.Error("a worker is not scarce that somebody waits for")
+			}
+			w.Offer(pool.SetUp{1}, true)
+			if !w.Yield() {
+				t.Fatal("nobody should have it")
+			}
+			w.End()
+			a.expect(link.EOF)
+			a.send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true})
+			eventually(t, "its successor to start", func() bool { return r.count(pool.Starting) == 1 })
+			if r.Scarce("group") {
+				t.Error("scarce, though one is on its way")
+			}
+			if !r.Turning("") || !r.Turning("group") || r.Turning("gpu") {
+				t.Errorf("turning: %v, of its group: %v, of another: %v", r.Turning(""), r.Turning("group"), r.Turning("gpu"))
+			}
+			end(a)
+			eventually(t, "the end of that", func() bool { return r.count(pool.Starting) == 0 })
+			if r.Turning("") {
+				t.Error("it turns for ever")
+			}
+			if name == "had" {
+				mustGet(t, waiting)
+			}
+		})
+	}
+}

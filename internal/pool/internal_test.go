@@ -253,3 +253,25 @@ func TestTurnsOfMany(t *testing.T) {
 		}
 	}
 }
+
+// The nodes of a cluster that comes node by node have waited for a turn one after the
+// other: there is a look for each.
+func TestTurnsOfNodes(t *testing.T) {
+	p, _ := newSlot(t)
+	whole := p.NewTenant("whole", 0)
+	var nodes []*waiter
+	for _, ago := range []time.Duration{turn, turn - time.Second, 0} {
+		u := &waiter{Want: Want{Tenant: whole, Whole: true}, since: time.Now().Add(-ago), given: make(chan *Worker, 1)}
+		p.enqueue(u)
+		nodes = append(nodes, u)
+	}
+	for i, most := range []time.Duration{0, time.Second, turn} {
+		if left := p.nextTurn(); left > most || most > 0 && left == 0 {
+			t.Errorf("node %d: %s", i, left)
+		}
+		p.promise(nodes[i])
+	}
+	if left := p.nextTurn(); left != 0 {
+		t.Errorf("%s, though a worker is on its way to each", left)
+	}
+}

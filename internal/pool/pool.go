@@ -43,6 +43,9 @@ type Config struct {
 	// ReserveLimit is how long an agent may take to confirm a reservation. Its
 	// worker may be dead after that, and its connection is closed.
 	ReserveLimit time.Duration
+	// HelloLimit is how long an agent may take to introduce itself; 0 is
+	// link.HandshakeLimit.
+	HelloLimit time.Duration
 	// Why says, if it can, what became of an agent whose connection was lost just
 	// now: it may wait a moment to find out. May be nil.
 	Why func(ctx context.Context, agent string) string
@@ -128,7 +131,7 @@ func (p *Pool) Acquire(ctx context.Context, want Want) (*Worker, error) {
 func (p *Pool) take(ctx context.Context, want Want) (*Worker, error) {
 	p.mu.Lock()
 	p.arrived++
-	u := &waiter{Want: want, arrived: p.arrived, given: make(chan *Worker, 1)}
+	u := &waiter{Want: want, arrived: p.arrived, since: time.Now(), given: make(chan *Worker, 1)}
 	p.enqueue(u)
 	p.balance()
 	p.mu.Unlock()
@@ -201,6 +204,7 @@ func (p *Pool) disinherit(s *slot) {
 	if u := s.heir; u != nil {
 		s.heir = nil
 		p.unpromise(u)
+		p.recount(s)
 	}
 }
 

@@ -77,89 +77,6 @@ type Want struct {
 	SetUps []SetUp
 }
 
-// waiter is a caller of Acquire that waits.
-type waiter struct {
-	Want
-	arrived  uint64
-	promised bool         // a worker is on its way to it
-	given    chan *Worker // buffered: a worker is given at most once
-}
-
-// enqueue makes u wait. Called with the lock held.
-func (p *Pool) enqueue(u *waiter) {
-	t := u.Tenant
-	if len(t.waiting) == 0 {
-		behind, _ := slices.BinarySearchFunc(p.queue, t.age, func(t *Tenant, age uint64) int { return cmp.Compare(t.age, age) })
-		p.queue = slices.Insert(p.queue, behind, t)
-	}
-	t.waiting = append(t.waiting, u)
-	p.count(u, 1)
-}
-
-// count counts a waiter in, or out.
-func (p *Pool) count(u *waiter, n int) {
-	p.unmet += n
-	if u.Urgent {
-		u.Tenant.urgent += n
-	}
-	if u.Whole {
-		p.wholes += n
-	}
-}
-
-// dequeue makes u wait no longer; it reports whether it did. Called with the lock held.
-func (p *Pool) dequeue(u *waiter) bool {
-	t := u.Tenant
-	i := slices.Index(t.waiting, u)
-	if i < 0 {
-		return false
-	}
-	p.unpromise(u)
-	p.count(u, -1)
-	t.waiting = slices.Delete(t.waiting, i, i+1)
-	if len(t.waiting) == 0 {
-		p.queue = slices.DeleteFunc(p.queue, func(other *Tenant) bool { return other == t })
-	}
-	return true
-}
-
-func (p *Pool) waits(u *waiter) bool { return u != nil && slices.Contains(u.Tenant.waiting, u) }
-
-func (p *Pool) promise(u *waiter) {
-	u.promised = true
-	u.Tenant.promised++
-	p.unmet--
-}
-
-func (p *Pool) unpromise(u *waiter) {
-	if u != nil && u.promised {
-		u.promised = false
-		u.Tenant.promised--
-		p.unmet++
-	}
-}
-
-// first is the waiter of t that comes first for a worker of group, nil if there is none;
-// one that a worker is on its way to counts if promised says so.
-func (t *Tenant) first(group string, promised bool) *waiter {
-	if t.promised == len(t.waiting) && !promised {
-		return nil
-	}
-	var best *waiter
-	for _, u := range t.waiting {
-		if !InGroup(group, u.Group) || u.promised && !promised {
-			continue
-		}
-		if u.Urgent || t.urgent == 0 {
-			return u
-		}
-		if best == nil {
-			best = u
-		}
-	}
-	return best
-}
-
 // next is whose turn it is for a worker of group, nil if it is nobody's; those that a
 // worker is on its way to count if promised says so. from is the worker, nil for one
 // that is free. Called with the lock held.
@@ -186,15 +103,19 @@ func (p *Pool) next(group string, promised bool, from *Worker) *waiter {
 }
 
 // suits reports whether u, which needs all that its tenant asks for, may have the worker
-// of somebody else: when it is free or idle, or when it is known how much the tenant asks
-// for, and that is no more than what each had if those who compete had the same. Called
-// with the lock held.
+// of somebody else: when it is free or idle, or when the tenant asks for no more than what
+// each had if those who compete had the same. One that comes node by node may be for more:
+// it has waited for a turn then. Called with the lock held.
 func (p *Pool) suits(u *waiter, from *Worker) bool {
 	if from == nil || from.idle {
 		return true
 	}
-	if u.Total == 0 { // it comes node by node, and may be for more
+	if u.untilTurn() > 0 {
 		return false
+	}
+	total := u.Total
+	if total == 0 { // for all that is known, this node is the last
+		total = u.Tenant.share() + 1
 	}
 	shares, tenants := 0, len(p.queue)
 	for _, t := range p.queue {
@@ -204,7 +125,7 @@ func (p *Pool) suits(u *waiter, from *Worker) bool {
 		shares += from.tenant.share()
 		tenants++
 	}
-	return u.Total <= shares/tenants
+	return total <= shares/tenants
 }
 
 // balance gives what is free to whoever waits, and recalls what others can do without.
@@ -215,14 +136,28 @@ func (p *Pool) balance() {
 		return
 	}
 	p.serve()
-	p.recallUntouched()
+	if again := sooner(p.recallUntouched(), p.recallSpare()); again > 0 {
+		p.look.Reset(again)
+	}
+}
+
+// sooner is the lesser of two times to look again; 0 is never.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
+}
+
+// recallSpare asks for spare workers back for whoever comes first. It returns in what time
+// one that stays may be somebody's, 0 for never. Called with the lock held.
+func (p *Pool) recallSpare() (again time.Duration) {
 	if p.unmet == 0 || p.spare.size() == 0 {
-		return
+		return 0
 	}
 	var first *waiter // who comes first for workers that are as the last one was
 	var last *Worker
 	now := time.Now()
-	var again time.Duration // when to look again, 0 if that is of no use
 	for w := range p.spare.all() {
 		if last == nil || last.idle != w.idle || last.slot.hello.Group != w.slot.hello.Group || p.wholes > 0 {
 			first = p.next(w.slot.hello.Group, false, w)
@@ -230,9 +165,7 @@ func (p *Pool) balance() {
 		last = w
 		u, wait := p.heir(w, first, now)
 		if u == nil {
-			if wait > 0 && (again == 0 || wait < again) {
-				again = wait
-			}
+			again = sooner(again, max(0, wait))
 			continue
 		}
 		p.spare.remove(w)
@@ -243,9 +176,21 @@ func (p *Pool) balance() {
 		}
 		last = nil // somebody else comes first now
 	}
-	if again > 0 {
-		p.look.Reset(again)
+	return sooner(again, p.nextTurn())
+}
+
+// nextTurn is in what time another cluster that comes node by node will have waited for a
+// turn, 0 for none. Called with the lock held.
+func (p *Pool) nextTurn() (left time.Duration) {
+	if p.wholes == 0 {
+		return 0
 	}
+	for _, t := range p.queue {
+		if i := slices.IndexFunc(t.waiting, func(u *waiter) bool { return !u.promised }); i >= 0 {
+			left = sooner(left, t.waiting[i].untilTurn())
+		}
+	}
+	return left
 }
 
 // serve hands out free workers. Called with the lock held.
@@ -304,10 +249,11 @@ func (p *Pool) heir(w *Worker, u *waiter, now time.Time) (heir *waiter, wait tim
 
 // recallUntouched asks for reserved workers back, from tenants that need all they ask
 // for, for such that are older, for those whose sessions compute already, and, after a
-// rest, for whoever has fewer; the last first. Called with the lock held.
-func (p *Pool) recallUntouched() {
+// rest, for whoever has fewer; the last first. It returns when to look again for the
+// latter, 0 for never. Called with the lock held.
+func (p *Pool) recallUntouched() (again time.Duration) {
 	if len(p.untouched) == 0 {
-		return
+		return 0
 	}
 	var claims []*waiter
 	ordinary := false
@@ -320,7 +266,7 @@ func (p *Pool) recallUntouched() {
 		}
 	}
 	if len(claims) == 0 {
-		return
+		return 0
 	}
 	var untouched []*Worker
 	for w := range p.untouched {
@@ -329,10 +275,10 @@ func (p *Pool) recallUntouched() {
 		}
 	}
 	if len(untouched) == 0 {
-		return
+		return 0
 	}
 	if ordinary {
-		p.look.Reset(restLimit)
+		again = restLimit
 	}
 	slices.SortFunc(untouched, func(a, b *Worker) int {
 		return cmp.Or(cmp.Compare(b.tenant.age, a.tenant.age), cmp.Compare(b.number, a.number))
@@ -346,6 +292,7 @@ func (p *Pool) recallUntouched() {
 			untouched = slices.Delete(untouched, i, i+1)
 		}
 	}
+	return again
 }
 
 // claims reports whether u comes before the holder of w, which has not used it.

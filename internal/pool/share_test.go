@@ -120,6 +120,10 @@ func TestSuccessor(t *testing.T) {
 			a.send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true})
 			s.expect(t, "ended: its session ended")
 			a.state(link.Starting)
+			eventually(t, "its successor to start", func() bool { return r.count(pool.Starting) == 1 })
+			if len(r.Idle("default")) > 0 || r.Cordon("a") {
+				t.Error("an agent whose next worker is somebody's is taken for an idle one")
+			}
 			a.state(link.Warm)
 			a.grant()
 			if next := mustGet(t, first); next.SetUp() != (pool.SetUp{}) {
@@ -130,6 +134,30 @@ func TestSuccessor(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A holder that needs its worker again, after it was recalled, has it for as long as it
+// does.
+func TestYieldOfAKeptWorker(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	a := r.park(t, "a")
+	mine := r.tenant("mine")
+	w, _ := r.bindWanted(t, a, mine)
+	mine.SetUps = []pool.SetUp{{1}}
+	waiting := r.queueWanted(t, mine)
+	w.Offer(pool.SetUp{1}, false)
+	want(t, w.Recalled(), "the worker to be recalled")
+	w.Keep()
+	if w.Yield() || len(waiting) > 0 {
+		t.Fatal("a worker that is needed was given away")
+	}
+	w.Offer(pool.SetUp{1}, false)
+	want(t, w.Recalled(), "the worker to be recalled again")
+	if !w.Yield() {
+		t.Fatal("nobody should have it")
+	}
+	mustGet(t, waiting)
 }
 
 // A worker that is not needed at present is recalled for a tenant that has fewer; at
@@ -286,17 +314,8 @@ func TestWholeShare(t *testing.T) {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
 			t.Parallel()
 			r := start(t, nil)
-			futures := r.tenant("futures")
-			var held []*pool.Worker
-			for i := range 4 {
-				w, _ := r.bindWanted(t, r.park(t, fmt.Sprint(i)), futures)
-				held = append(held, w)
-			}
-			whole := r.tenant("whole")
-			whole.Whole, whole.Total = true, nodes
-			for range nodes {
-				r.queueWanted(t, whole)
-			}
+			held := r.compute(t, 4)
+			r.queueWhole(t, nodes, nodes)
 			for i, w := range held {
 				w.Offer(pool.SetUp{1}, false)
 				if got, want := recalled(w), has && i < 2; got != want {
@@ -308,6 +327,48 @@ func TestWholeShare(t *testing.T) {
 				t.Errorf("an idle one: recalled is %t, want %t", has, !has)
 			}
 		})
+	}
+}
+
+// One that does not say how much it asks for has its share when it has waited for a turn.
+func TestShareNodeByNode(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	held := r.compute(t, 4)
+	r.queueWhole(t, 3, 0)
+	for i, w := range held {
+		w.Offer(pool.SetUp{1}, false)
+		if recalled(w) {
+			t.Errorf("worker %d was recalled at once", i)
+		}
+	}
+	for i, w := range held {
+		if i < 2 {
+			want(t, w.Recalled(), "a worker to be recalled")
+		} else if recalled(w) {
+			t.Errorf("worker %d was recalled, which is more than the share", i)
+		}
+	}
+}
+
+// compute has a tenant use so many workers.
+func (r *rendezvous) compute(t *testing.T, workers int) (held []*pool.Worker) {
+	t.Helper()
+	futures := r.tenant("futures")
+	for i := range workers {
+		w, _ := r.bindWanted(t, r.park(t, fmt.Sprint(i)), futures)
+		held = append(held, w)
+	}
+	return held
+}
+
+// queueWhole has the nodes of a cluster wait that needs all of them.
+func (r *rendezvous) queueWhole(t *testing.T, nodes, total int) {
+	t.Helper()
+	whole := r.tenant("whole")
+	whole.Whole, whole.Total = true, total
+	for range nodes {
+		r.queueWanted(t, whole)
 	}
 }
 

@@ -38,7 +38,8 @@ type slot struct {
 	memory   int64         // the same
 	busy     time.Duration // of all its workers, in finished calls
 	holder   *Worker       // who has the worker, nil for nobody
-	used     bool          // see Pool.recount
+	used     bool          // as recount has counted it
+	turning  bool          // the same
 	heir     *waiter       // who is to have the next one
 	draining bool          // its agent ends it after the call under way
 }
@@ -122,7 +123,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 // welcome reads the Hello and answers it. Whoever is answered has been introduced.
 func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 	// A stranger that sends one byte at a time is bounded as a whole.
-	limit := time.AfterFunc(link.HandshakeLimit, func() { conn.Close() })
+	limit := time.AfterFunc(cmp.Or(p.config.HelloLimit, link.HandshakeLimit), func() { conn.Close() })
 	defer limit.Stop()
 	frame, err := conn.Next()
 	if err != nil {

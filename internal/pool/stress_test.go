@@ -241,8 +241,8 @@ func TestStress(t *testing.T) {
 		return states[pool.Warm] == stressAgents && waiting == 0 && len(r.Workers()) == stressAgents
 	})
 	r.expectCounts(t, map[pool.State]int{pool.Warm: stressAgents})
-	if got := r.Wanted(); len(got) != 1 || got["group"] != 0 {
-		t.Errorf("wanted: %v", got)
+	if got := r.Wanted(); len(got) != 1 || got["group"] != 0 || r.Turning("") {
+		t.Errorf("wanted: %v, turning: %v", got, r.Turning(""))
 	}
 	stop()
 	agents.Wait()

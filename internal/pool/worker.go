@@ -275,7 +275,8 @@ func (w *Worker) Keep() {
 
 // Yield gives a bound worker that is not needed to whoever it was recalled for: as it
 // is to another node of its tenant, and otherwise by its end, for which End is called.
-// It reports whether there is still somebody who should have it.
+// It reports whether there is still somebody who should have it, and the holder has not
+// taken its offer back.
 func (w *Worker) Yield() bool {
 	s, p := w.slot, w.slot.pool
 	p.mu.Lock()
@@ -286,6 +287,9 @@ func (w *Worker) Yield() bool {
 	if w.evicted || s.draining {
 		w.leave()
 		return true
+	}
+	if w.spare == nil && !w.isRecalled() {
+		return false
 	}
 	u := w.heir
 	if !p.waits(u) {

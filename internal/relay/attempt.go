@@ -70,8 +70,8 @@ func (a *attempt) Data(p []byte) {
 	defer s.writing.Unlock()
 	p, idle := a.scan(p)
 	if len(p) > 0 {
-		if _, err := s.client.Write(p); err != nil {
-			s.client.CloseRead() // wakes relayUp
+		if err := s.out.write(p); err != nil {
+			s.deafen()
 		}
 	}
 	if idle {
@@ -253,7 +253,7 @@ func (a *attempt) EOF() {
 // Called with the lock held.
 func (a *attempt) cutShort() {
 	if s := a.session; s.current == a && (s.midway || s.activity.Opaque) {
-		s.client.CloseWrite()
+		s.out.closeWrite()
 	}
 }
 

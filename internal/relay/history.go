@@ -18,9 +18,16 @@ const resetMark = "future-grmall"
 const (
 	// headLimit bounds what may be such a call; it has 1.8 KB.
 	headLimit = 16 << 10
+	// unsentLimit bounds what is taken of a call for which there is no worker: enough to
+	// know whether it is a reset.
+	unsentLimit = headLimit
 	// setUpLimit bounds what is kept of the calls before a session's first reset:
-	// what makeClusterPSOCK asks of a new worker, and what a user sets up on all.
+	// what makeClusterPSOCK asks of a new worker, and what a user sets up on all. Nodes that
+	// are set up together keep what the budget allows: they could not take turns without it.
 	setUpLimit = 256 << 10
+	// setUpFree of that is kept whatever the budget: without it a node cannot move, and
+	// makeClusterPSOCK's calls have some 3 KB.
+	setUpFree = 12 << 10
 	// mostCalls bounds the calls that one history has: a future makes one for each
 	// global variable.
 	mostCalls = 100_000
@@ -59,7 +66,11 @@ type history struct {
 	start, last   int64 // where in setUp the message in progress begins, and the one before it
 
 	head    []byte // the message in progress, until it is known to be no reset
-	flushed bool   // it is known, and the message is in a part
+	flushed bool   // it is known, and the message is in a part, or in unsent
+	dropped bool   // nobody is going to be sent the message
+
+	vacant bool   // there is no worker
+	unsent []byte // what comes after the parts and no worker was sent: it is kept whatever the budget
 }
 
 // SetUp is a digest of set-up calls: workers that have the same are set up alike.
@@ -74,7 +85,7 @@ type part struct {
 }
 
 func newHistory(budget *journal.Budget) *history {
-	h := &history{setUp: part{Journal: journal.New(budget)}, since: part{Journal: journal.New(budget)}, digest: sha256.New()}
+	h := &history{setUp: part{Journal: journal.New(budget, setUpFree)}, since: part{Journal: journal.New(budget, 0)}, digest: sha256.New()}
 	h.digest.Sum(h.sum[:0])
 	return h
 }
@@ -86,6 +97,9 @@ func (h *history) close() {
 
 // record keeps the next bytes of the message that the session sends.
 func (h *history) record(p []byte) {
+	if h.dropped {
+		return
+	}
 	if !h.flushed && len(h.head)+len(p) <= headLimit {
 		h.head = append(h.head, p...)
 		return
@@ -107,25 +121,63 @@ func (h *history) flush() {
 	}
 }
 
+// fits reports whether n bytes more are kept even if there is no worker.
+func (h *history) fits(n int) bool { return len(h.unsent)+len(h.head)+n <= unsentLimit }
+
+// keep keeps p: with what no worker was sent while there is none, else where it belongs.
 func (h *history) keep(p []byte) {
-	part := &h.setUp
-	if h.reset {
-		part = &h.since
-	}
-	if part.err != nil {
-		return
-	}
-	if !h.reset && part.Size()+int64(len(p)) > setUpLimit {
-		part.lose(errSetUp)
-		return
-	}
-	if err := part.Append(p); err != nil {
-		part.lose(err)
+	if h.part().err != nil {
 		return
 	}
 	if !h.reset {
 		h.digest.Write(p)
 	}
+	if h.vacant && len(h.unsent)+len(p) <= unsentLimit {
+		h.unsent = append(h.unsent, p...)
+		return
+	}
+	h.commit()
+	h.store(p)
+}
+
+// commit puts what a worker has been sent by now where the rest is.
+func (h *history) commit() {
+	if len(h.unsent) > 0 {
+		h.store(h.unsent)
+		h.unsent = nil
+	}
+}
+
+// store puts p where it belongs, or gives the calls up that it belongs to.
+func (h *history) store(p []byte) {
+	part := h.part()
+	if part.err != nil {
+		return
+	}
+	if !h.reset && !h.together && part.Size()+int64(len(p)) > setUpLimit {
+		part.lose(errSetUp)
+		return
+	}
+	if err := part.Append(p); err != nil {
+		part.lose(err)
+	}
+}
+
+// part is where the message in progress belongs.
+func (h *history) part() *part {
+	if h.reset {
+		return &h.since
+	}
+	return &h.setUp
+}
+
+// drop forgets the message in progress, and what follows of it.
+func (h *history) drop() {
+	if h.dropped {
+		return
+	}
+	h.dropped, h.flushed, h.head = true, false, nil
+	h.unsend()
 }
 
 func (p *part) lose(err error) {
@@ -223,43 +275,45 @@ func (h *history) setUps(due int) []SetUp {
 	return nil
 }
 
-// unsend forgets the last set-up call, which no worker was sent. Called with Session.mu
-// held as well.
+// unsend forgets what no worker was sent.
 func (h *history) unsend() {
-	kept := make([]byte, h.last)
-	if _, err := io.ReadFull(h.setUp.Reader(), kept); err != nil {
+	h.unsent = nil
+	if h.reset || h.setUp.err != nil {
+		return
+	}
+	h.digest.Reset()
+	if _, err := io.Copy(h.digest, h.setUp.Reader()); err != nil {
 		h.setUp.lose(err)
 		return
 	}
-	h.setUp.Reset()
-	h.digest.Reset()
-	h.digest.Write(kept)
-	h.sum, h.start = h.before, h.last
+	h.digest.Sum(h.sum[:0])
+	h.start = h.setUp.Size()
 	h.introductions = min(h.introductions, len(h.setUp.outcomes))
-	if err := h.setUp.Append(kept); err != nil {
-		h.setUp.lose(err)
-	}
 }
 
 // next ends the message in progress.
 func (h *history) next() {
+	if h.dropped {
+		h.dropped = false
+		return
+	}
 	h.flush()
 	h.flushed = false
 	if !h.reset && h.setUp.err == nil { // else nobody asks for the digest
 		h.before = h.sum
 		h.digest.Sum(h.sum[:0])
-		h.last, h.start = h.start, h.setUp.Size()
+		h.last, h.start = h.start, h.setUp.Size()+int64(len(h.unsent))
 	}
 }
 
 // reader reads all that a fresh worker is sent, the message in progress included.
 func (h *history) reader() io.Reader {
-	return io.MultiReader(h.setUp.Reader(), h.since.Reader(), bytes.NewReader(h.head))
+	return io.MultiReader(h.setUp.Reader(), h.since.Reader(), bytes.NewReader(h.unsent), bytes.NewReader(h.head))
 }
 
 // rest reads what a worker is sent that is set up: the calls due.
 func (h *history) rest(due int) io.Reader {
-	rest := io.MultiReader(h.since.Reader(), bytes.NewReader(h.head))
+	rest := io.MultiReader(h.since.Reader(), bytes.NewReader(h.unsent), bytes.NewReader(h.head))
 	if h.reset {
 		return rest
 	}

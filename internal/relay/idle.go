@@ -3,8 +3,8 @@ package relay
 import "time"
 
 // lookForHangUp looks after a session whose worker does not read, which may take
-// hours: R reads its connection between calls. A session that was killed meanwhile
-// must not keep its worker for as long.
+// hours: R reads its connection between calls; or that has none. A session that was
+// killed meanwhile must not keep its worker, or its place, for as long.
 func (s *Session) lookForHangUp() {
 	s.watched.Store(false)
 	if !s.blocked.Load() {
@@ -14,7 +14,7 @@ func (s *Session) lookForHangUp() {
 		if a := s.bound(); a != nil {
 			a.worker.Abort()
 		}
-		s.client.CloseRead()
+		s.deafen()
 		return
 	}
 	if !s.watched.Swap(true) {

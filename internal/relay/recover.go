@@ -63,7 +63,7 @@ func (s *Session) detach(a *attempt) {
 	s.sending.Lock()
 	s.mu.Lock()
 	unasked := s.midway || s.activity.Opaque
-	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining || a.worker.Yield())
+	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining || a.offered && a.worker.Yield())
 	if unasked && a.offered { // the worker sends what nobody has asked for: it is none to pass on
 		a.offered = false
 		a.worker.Keep()
@@ -112,7 +112,7 @@ func (s *Session) state() (vacant, open bool, err *lostError) {
 	defer s.sending.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.current == nil, s.calls == 0 && (!s.partial || !s.history.flushed), s.recoverable()
+	return s.current == nil, s.calls == 0 && !s.held && (!s.partial || !s.history.flushed), s.recoverable()
 }
 
 // explainLosses replaces the causes of losses by what else is known, waiting for that
@@ -149,6 +149,8 @@ func (s *Session) recoverable() *lostError {
 	switch {
 	case s.activity.Opaque:
 		return &lostError{NotFollowed, text}
+	case s.denied != nil:
+		return s.denied
 	case s.midway:
 		return &lostError{Answered, text}
 	case (!h.reset || h.done) && !s.vacancy.taken:
@@ -249,6 +251,7 @@ func (s *Session) replay(worker Worker) (bound bool) {
 		s.current = nil
 		return false
 	}
+	defer s.commit(a)
 	frame := make([]byte, Headroom+firstBuffer)
 	for {
 		n, err := kept.Read(frame[Headroom:])
@@ -259,8 +262,8 @@ func (s *Session) replay(worker Worker) (bound bool) {
 			return true
 		}
 		if err != nil {
-			s.history.since.lose(err)
 			s.mu.Lock()
+			s.history.since.lose(err)
 			a.fail(err.Error())
 			s.mu.Unlock()
 			return true
@@ -268,6 +271,18 @@ func (s *Session) replay(worker Worker) (bound bool) {
 		if n == firstBuffer && len(frame) < bulkBuffer {
 			frame = make([]byte, Headroom+bulkBuffer)
 		}
+	}
+}
+
+// commit keeps what a has been sent with the rest, if there is room: else the worker, which
+// may have answered meanwhile, is the session's alone. Called with sending held.
+func (s *Session) commit(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history.commit()
+	if a.offered && !s.history.movable(s.once) {
+		a.offered = false
+		a.worker.Keep()
 	}
 }
 
@@ -282,7 +297,7 @@ func (s *Session) answer(lost *lostError) bool {
 	defer s.writing.Unlock()
 	due, open := s.takeDue(lost)
 	for range due {
-		if _, err := s.client.Write(psock.AppendError(nil, lost.text, s.xdr)); err != nil {
+		if err := s.out.write(psock.AppendError(nil, lost.text, s.xdr)); err != nil {
 			return false
 		}
 	}
@@ -296,21 +311,23 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	defer s.mu.Unlock()
 	broken := lost.reason == NotFollowed || lost.reason == Answered
 	if s.calls == 0 && !broken {
+		if s.partial && lost.reason == NoWorker {
+			s.denied = lost
+		}
 		return 0, true
 	}
 	s.observer.Lost(lost.reason, lost.text)
 	if broken || s.tagged || s.partial {
 		return 0, false
 	}
-	s.conditions, s.deaths, s.vacancy.inCall = 0, nil, false
-	s.history.since.spoilt = true
+	s.conditions, s.deaths, s.denied, s.vacancy.inCall = 0, nil, nil, false
 	switch h := s.history; {
 	case h.reset:
-	case s.calls == 1 && lost.reason == NoWorker && s.vacancy.taken && h.setUp.err == nil:
-		h.unsend()
-	default:
+		h.since.spoilt = true
+	case s.calls > 1 || lost.reason != NoWorker || !s.vacancy.taken:
 		h.setUp.spoilt = true
 	}
+	s.history.unsend()
 	due, s.calls = s.calls, 0
 	s.activity.Busy, s.activity.Since = false, time.Now()
 	return due, true

@@ -2,7 +2,6 @@ package relay_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,37 +10,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
-
-// reset is future's call that erases the worker's global environment, and what the
-// worker answers.
-func reset() []byte     { return call("EXEC", []byte("rm(list = vars); future-grmall")) }
-func confirmed() []byte { return value("future-grmall") }
-
-// message is list("VALUE", text, TRUE, ...) of as many elements, as a worker sends it.
-func message(elements uint32, text string) []byte {
-	const vec, str, char, logical, double, null = 19, 16, 9 | 1<<18, 10, 14, 254 // SEXPTYPEs, and the ASCII flag of a CHARSXP
-	b := []byte("B\n")
-	words := func(words ...uint32) {
-		for _, word := range words {
-			b = binary.LittleEndian.AppendUint32(b, word)
-		}
-	}
-	words(2, 0x040202, 0x020300, vec, elements)
-	for _, s := range []string{"VALUE", text} {
-		words(str, 1, char, uint32(len(s)))
-		b = append(b, s...)
-	}
-	words(logical, 1, 1)
-	if elements == 5 {
-		words(double, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
-		words(null)
-	}
-	return b
-}
-
-// value is the answer of a call, condition what future sends ahead of it.
-func value(text string) []byte     { return message(5, text) }
-func condition(text string) []byte { return message(3, text) }
 
 // lose ends the session's worker and gives it another one.
 func (s *session) lose(t *testing.T, cause string) *worker {
@@ -356,66 +324,6 @@ func TestNoRerun(t *testing.T) {
 		s.Ended("killed")
 		s.readError(t, "worker worker-a/0 was lost in this call: killed; it cannot be made up for: the journals' budget is spent: 1048576 bytes in memory and 104857600 on disk are allowed")
 	})
-}
-
-// A large future's data is kept until it is done, and no longer.
-func TestForgets(t *testing.T) {
-	s := start(t, &worker{}, nil)
-	s.future(t, call("EXEC", make([]byte, 500_000)))
-	if memory, _ := s.budget.Used(); memory < 500_000 {
-		t.Errorf("%d bytes are kept", memory)
-	}
-	s.Data(value("42"))
-	s.read(t, len(value("42")))
-	limit := time.After(patience)
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for {
-		if memory, _ := s.budget.Used(); memory < 100_000 {
-			break
-		}
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("the history is not forgotten")
-		}
-	}
-	s.ends(t, "killed")
-	s.write(t, call("EXEC", nil))
-	s.readError(t, "worker worker-a/0 was lost before this call: killed; it cannot be made up for: what a future was sent is forgotten when it is done")
-}
-
-// A worker that an idle session does not need goes to somebody who waits, and the
-// session's next call to another.
-func TestOffered(t *testing.T) {
-	last := call("EXEC", []byte("compute"))
-	for name, tc := range map[string]struct {
-		calls, want []byte
-	}{
-		"never used":     {nil, last},
-		"after a future": {last, reset()},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := start(t, &worker{}, nil)
-			if tc.calls != nil {
-				s.future(t, tc.calls)
-				s.Data(value("42"))
-				s.read(t, len(value("42")))
-			}
-			receive(t, s.worker.offers, "the worker to be offered")
-			close(s.worker.recalled)
-			receive(t, s.worker.ended, "the worker to be ended")
-			other := newWorker("other")
-			s.spare <- other
-			s.write(t, tc.want)
-			receive(t, other.bound, "another worker to be bound")
-			s.worker = other
-			if got := other.await(t, len(tc.want)); !bytes.Equal(got, tc.want) {
-				t.Errorf("the other worker was sent %q", got)
-			}
-		})
-	}
 }
 
 // Once at most: neither a worker that dies nor one that is handed back in a call lets

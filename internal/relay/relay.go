@@ -63,8 +63,10 @@ type Recovery struct {
 	// Attempts is how many workers one future may be lost with; with 1, none runs
 	// twice.
 	Attempts int
-	// Budget bounds what is kept to be sent again.
+	// Budget bounds what is kept to be sent again, and what is that R does not read yet.
 	Budget *journal.Budget
+	// Scarce reports whether anybody waits for a worker that this session's would do for.
+	Scarce func() bool
 	// Shared: the cluster's nodes take turns on workers from the beginning.
 	Shared bool
 	// Together: they do so before the first future as well. A call that sets all of them
@@ -114,7 +116,8 @@ type Session struct {
 	up      psock.Scanner
 	history *history
 
-	writing sync.Mutex // held while bytes are written to the session
+	writing sync.Mutex // held while an answer is passed on
+	out     *outbox
 
 	watched atomic.Bool // watch is set
 	blocked atomic.Bool // a SendData is under way
@@ -122,6 +125,9 @@ type Session struct {
 	idling  atomic.Bool // idle is set
 	idle    *time.Timer
 	wanted  chan struct{} // a vacant session has made a call
+	settled chan struct{} // it has been seen to what was wanted
+	deaf    chan struct{} // closed when no more is read from the session
+	deafen  func()
 
 	mu         sync.Mutex
 	activity   Activity
@@ -132,11 +138,13 @@ type Session struct {
 	midway     bool // part of an answer has been passed on
 	conditions int  // passed on ahead of the answer of the call under way
 	current    *attempt
-	vacancy    loss   // why there is no worker
-	deaths     []loss // of workers under the future
-	reruns     int    // of the future
-	once       bool   // the session does not want its futures to run twice
-	spare      bool   // the worker is to be offered once the answer is written
+	vacancy    loss       // why there is no worker
+	held       bool       // no more is taken of a call before there is one
+	denied     *lostError // a call of which a part is sent gets none
+	deaths     []loss     // of workers under the future
+	reruns     int        // of the future
+	once       bool       // the session does not want its futures to run twice
+	spare      bool       // the worker is to be offered once the answer is written
 }
 
 // Activity is what a session is doing and has done.
@@ -149,6 +157,7 @@ type Activity struct {
 	DownBytes int64         `json:"bytesToSession"`   // worker to session
 	Reruns    int64         `json:"reruns,omitempty"` // futures sent again
 	Opaque    bool          `json:"opaque,omitempty"` // the stream is not followed; Busy and Calls are not known
+	Unread    bool          `json:"unread,omitempty"` // R does not read an answer, of which no more can be kept
 }
 
 // New makes the session of client, whose connection it owns once Run has bound it.
@@ -161,10 +170,17 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 	}
 	s := &Session{
 		client: client, observer: observer, recovery: recovery, gone: gone,
-		history: newHistory(recovery.Budget), wanted: make(chan struct{}, 1),
+		history: newHistory(recovery.Budget),
+		wanted:  make(chan struct{}, 1), settled: make(chan struct{}, 1), deaf: make(chan struct{}),
 		activity: Activity{Since: time.Now()},
 	}
 	s.history.together = recovery.Together
+	s.out = newOutbox(client, recovery.Budget, func() bool { return recovery.Scarce() && s.Shares() },
+		func(text string) { observer.Lost(NotKept, text) })
+	s.deafen = sync.OnceFunc(func() {
+		close(s.deaf)
+		client.CloseRead() // wakes relayUp
+	})
 	s.watch = time.AfterFunc(hangUpPace, s.lookForHangUp)
 	s.watch.Stop()
 	s.idling.Store(true)
@@ -192,8 +208,7 @@ func (s *Session) Run(worker Worker, frame []byte) (cause string, err error) {
 		s.relayUp(frame)
 	}()
 	cause = s.supervise(ctx)
-	s.client.CloseWrite()
-	s.client.Close()
+	s.out.close()
 	s.watch.Stop()
 	s.idle.Stop()
 	s.sending.Lock()
@@ -229,11 +244,12 @@ func (s *Session) supervise(ctx context.Context) (cause string) {
 		case <-s.wanted:
 		}
 		if !s.settle(ctx) {
-			s.client.CloseWrite()
-			s.client.CloseRead() // wakes relayUp
+			s.out.closeWrite()
+			s.deafen()
 			<-ctx.Done()
 			return cause
 		}
+		signal(s.settled)
 	}
 }
 
@@ -241,118 +257,6 @@ func (s *Session) bound() *attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.current
-}
-
-// relayUp carries bytes from the session to its worker until the session ends.
-func (s *Session) relayUp(frame []byte) {
-	buffer := make([]byte, Headroom+firstBuffer)
-	for {
-		if len(frame) > Headroom {
-			s.forward(frame)
-			if len(frame) == len(buffer) && len(buffer) < bulkBuffer {
-				// A full read: a large object is coming.
-				buffer = make([]byte, bulkBuffer)
-			}
-		}
-		n, err := s.client.Read(buffer[Headroom:])
-		if n == 0 && err != nil {
-			return
-		}
-		frame = buffer[:Headroom+n]
-	}
-}
-
-// forward passes frame on, or, while there is no worker, keeps it for the next. What
-// a worker that has just been lost does not take is kept as well.
-func (s *Session) forward(frame []byte) {
-	s.sending.Lock()
-	defer s.sending.Unlock()
-	s.scanUp(frame[Headroom:])
-	if a := s.bound(); a != nil {
-		_ = s.send(a, frame) // a failure is followed by Ended
-		return
-	}
-	select {
-	case s.wanted <- struct{}{}:
-	default:
-	}
-}
-
-// send passes frame on to the worker. The timer is set once a second at most: to set
-// and stop it with each frame would wake a thread each time.
-func (s *Session) send(a *attempt, frame []byte) error {
-	s.blocked.Store(true)
-	defer s.blocked.Store(false)
-	if !s.watched.Swap(true) {
-		s.watch.Reset(hangUpPace)
-	}
-	return a.worker.SendData(frame)
-}
-
-// scanUp follows the calls that the session makes, and records them. Called with
-// sending held; mu is not held meanwhile, since the history may be on a slow disk.
-func (s *Session) scanUp(p []byte) {
-	s.mu.Lock()
-	s.activity.UpBytes += int64(len(p))
-	s.observer.Bytes(Up, len(p))
-	if !s.activity.Busy && s.up.Opaque() == nil {
-		// Busy from the first byte: an agent that drains must not end a worker
-		// to which a call is on its way.
-		s.activity.Busy, s.activity.Since = true, time.Now()
-	}
-	if s.history.done && s.calls == 0 && !s.partial {
-		s.history.forget()
-	}
-	s.partial = s.partial || len(p) > 0
-	if a := s.current; a != nil && a.offered {
-		a.offered = false
-		a.worker.Keep()
-	}
-	s.mu.Unlock()
-	for len(p) > 0 {
-		n, done := s.up.Scan(p)
-		if s.up.Opaque() == nil {
-			s.history.record(p[:n])
-		}
-		p = p[n:]
-		if done {
-			s.messageSent(s.up.Message())
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.partial = s.up.InMessage()
-	s.noteOpaque(s.up.Opaque())
-}
-
-// messageSent notes the end of a message of the session. Called with sending held.
-func (s *Session) messageSent(m psock.Message) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch m.Kind {
-	case psock.KindExec:
-		if s.calls == 0 && s.history.isReset() {
-			s.history.restart()
-			s.deaths, s.reruns = nil, 0
-		} else {
-			s.history.sent()
-		}
-		s.calls++
-		s.xdr, s.tagged = m.XDR, m.Tagged
-	case psock.KindDone:
-		s.activity.Busy = s.calls > 0
-	}
-	s.history.next()
-}
-
-// noteOpaque counts, once, a session that is no longer followed. Called with the
-// lock held.
-func (s *Session) noteOpaque(err error) {
-	if err == nil || s.activity.Opaque {
-		return
-	}
-	s.activity.Opaque, s.activity.Busy = true, false
-	s.observer.Opaque(err)
 }
 
 // Once says whether futures are to run once at most.
@@ -385,5 +289,7 @@ func (s *Session) Worker() string {
 func (s *Session) Activity() Activity {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.activity
+	activity := s.activity
+	activity.Unread = s.out.unread.Load()
+	return activity
 }

@@ -2,40 +2,12 @@ package relay_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"testing"
 
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 )
-
-// result is the answer of a future's last call: its value has a class.
-func result() []byte {
-	const vec, object, attr, pair, tag, symbol, str, char, logical, double, null = 19, 1 << 8, 1 << 9, 2, 1 << 10, 1, 16, 9 | 1<<18, 10, 14, 254
-	b := []byte("B\n")
-	words := func(words ...uint32) {
-		for _, word := range words {
-			b = binary.LittleEndian.AppendUint32(b, word)
-		}
-	}
-	text := func(s string) {
-		words(char, uint32(len(s)))
-		b = append(b, s...)
-	}
-	words(2, 0x040202, 0x020300, vec, 5, str, 1)
-	text("VALUE")
-	words(vec|object|attr, 1, null)
-	words(pair|tag, symbol)
-	text("class")
-	words(str, 1)
-	text("FutureResult")
-	words(null)
-	words(logical, 1, 1, double, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, null)
-	return b
-}
-
-// introduction looks like what parallelly asks each new node.
-func introduction() []byte { return call("EXEC", []byte(".libPaths os.type Sys.info Sys.getpid")) }
 
 // done sends a whole future, and reads its answers.
 func (s *session) done(t *testing.T, sent int) (total int) {
@@ -149,8 +121,7 @@ func TestSetUpWorker(t *testing.T) {
 // together, its set-up calls are made on whatever worker is set up as far, or had the same
 // call from another node.
 func TestShared(t *testing.T) {
-	s := newSession(t, true, true)
-	s.run(t, func() (string, error) { return s.Run(nil, nil) })
+	s := startShared(t, relay.Recovery{Together: true}, someRoom)
 	first := newWorker("first")
 	s.spare <- first
 	s.write(t, introduction())
@@ -212,8 +183,7 @@ func TestExplained(t *testing.T) {
 // What a plan's session does before its first future other than to ask who its worker is
 // keeps that worker where it is.
 func TestSharedState(t *testing.T) {
-	s := newSession(t, true, false)
-	s.run(t, func() (string, error) { return s.Run(nil, nil) })
+	s := startShared(t, relay.Recovery{}, someRoom)
 	first := newWorker("first")
 	s.spare <- first
 	s.write(t, introduction())
@@ -241,42 +211,106 @@ func TestSharedState(t *testing.T) {
 // A call that got no worker leaves nothing behind: the next one gets one as if it had not
 // been.
 func TestSharedRefused(t *testing.T) {
-	s := newSession(t, true, false)
-	s.run(t, func() (string, error) { return s.Run(nil, nil) })
+	s := startShared(t, relay.Recovery{}, someRoom)
 	s.spare <- nil
 	s.write(t, call("EXEC", []byte("set up")))
 	s.readError(t, "0 of 1 workers are ready")
 	w := newWorker("late")
 	s.spare <- w
-	s.write(t, reset())
+	s.write(t, introduction())
 	receive(t, w.bound, "a worker to be bound")
 	s.worker = w
-	if got := w.await(t, len(reset())); !bytes.Equal(got, reset()) {
-		t.Errorf("the worker was sent %q", got)
+	if got := w.await(t, len(introduction())); !bytes.Equal(got, introduction()) {
+		t.Fatalf("the worker was sent %q", got)
+	}
+	s.Data(value("me"))
+	s.read(t, len(value("me")))
+	receive(t, w.offers, "the worker to be offered")
+	close(w.recalled)
+	receive(t, w.ended, "the worker to go")
+	other := newWorker("other")
+	s.spare <- other
+	s.write(t, reset())
+	receive(t, other.bound, "another worker to be bound")
+	s.worker = other
+	want := append(introduction(), reset()...)
+	if got := other.await(t, len(want)); !bytes.Equal(got, want) {
+		t.Errorf("the other worker was sent %q", got)
 	}
 }
 
-// A worker is offered when R has its answer, not before: until then it is its reader who
-// waits.
-func TestOfferedWhenRead(t *testing.T) {
-	s := start(t, &worker{}, nil)
-	s.write(t, reset())
-	s.worker.await(t, len(reset()))
-	s.Data(confirmed())
-	s.read(t, len(confirmed()))
-	s.write(t, call("EXEC", nil))
-	s.worker.await(t, len(reset())+len(call("EXEC", nil)))
-	large := append(call("VALUE", make([]byte, 64<<20)), result()...)
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		s.worker.sink.Data(large)
-	}()
-	s.read(t, 1)
-	if len(s.worker.offers) > 0 {
-		t.Error("offered while its answer is on the way")
+// One that got no worker is not of those that were made, which asked for nothing.
+func TestIntroductionRefused(t *testing.T) {
+	s := startShared(t, relay.Recovery{}, someRoom)
+	s.spare <- nil
+	s.write(t, introduction())
+	s.readError(t, "0 of 1 workers are ready")
+	w := newWorker("late")
+	s.spare <- w
+	state := call("EXEC", []byte("x <<- 1"))
+	s.write(t, state)
+	receive(t, w.bound, "a worker to be bound")
+	s.worker = w
+	w.await(t, len(state))
+	s.Data(value("set"))
+	s.read(t, len(value("set")))
+	s.write(t, state) // an offer of the worker would have come before
+	w.await(t, 2*len(state))
+	if len(w.offers) > 0 {
+		t.Error("a worker with state is offered")
 	}
-	s.read(t, len(large)-1)
-	receive(t, written, "the answer to be passed on")
-	receive(t, s.worker.offers, "the worker to be offered")
+}
+
+// A worker that answers before what it was sent is kept is offered, and no longer when
+// there turns out to be no room.
+func TestAnsweredBeforeItIsKept(t *testing.T) {
+	s := startShared(t, relay.Recovery{Together: true}, journal.Limits{})
+	w := newWorker("quick")
+	w.slow = make(chan struct{})
+	set := call("EXEC", make([]byte, 14<<10))
+	s.spare <- w
+	s.write(t, set)
+	receive(t, w.bound, "a worker to be bound")
+	s.worker = w
+	w.await(t, len(set))
+	s.Data(value("set"))
+	s.read(t, len(value("set")))
+	receive(t, w.offers, "the worker to be offered")
+	close(w.slow)
+	receive(t, w.kept, "the worker to be the session's alone")
+}
+
+// While others have spent what may be kept, a plan begins and moves all the same: what no
+// worker was sent is not what may be given up.
+func TestSharedWithoutJournal(t *testing.T) {
+	s := newSession(t, relay.Recovery{Shared: true}, someRoom)
+	others := journal.New(s.budget, 0)
+	for others.Append(make([]byte, 4<<10)) == nil {
+	}
+	s.run(t, func() (string, error) { return s.Run(nil, nil) })
+	t.Cleanup(others.Reset) // before what run looks at
+	var made []byte
+	for i, call := range [][2][]byte{{introduction(), value("me")}, {reset(), confirmed()}} {
+		w := newWorker(fmt.Sprint("worker-", i))
+		s.spare <- w
+		s.write(t, call[0])
+		receive(t, w.bound, "a worker to be bound")
+		made = append(made, call[0]...)
+		s.worker = w
+		if got := w.await(t, len(made)); !bytes.Equal(got, made) {
+			t.Fatalf("the worker was sent %q, want %q", got, made)
+		}
+		if i > 0 {
+			s.Data(value("me"))
+		}
+		s.Data(call[1])
+		if got := s.read(t, len(call[1])); !bytes.Equal(got, call[1]) {
+			t.Fatalf("R reads %q", got)
+		}
+		if i == 0 {
+			receive(t, w.offers, "the worker to be offered")
+			close(w.recalled)
+			receive(t, w.ended, "the worker to go")
+		}
+	}
 }

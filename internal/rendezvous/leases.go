@@ -76,7 +76,7 @@ func (l limits) Check(_ uint32, group string, workers int, share bool) error {
 		return &lease.Refusal{Kind: lease.ErrNever, Reason: lease.OverCap,
 			Text: fmt.Sprintf("%d workers can never be had: --session-workers is %d", workers, most)}
 	}
-	if most := l.sessions.Most(group); most > 0 && workers > most && !share {
+	if most := l.sessions.Bound(group); most > 0 && workers > most && !share {
 		return &lease.Refusal{Kind: lease.ErrNever, Reason: lease.TooMany,
 			Text: fmt.Sprintf("%d workers can never be had: the group has %d at most", workers, most)}
 	}
@@ -99,7 +99,9 @@ func (l limits) Usual(group string, returned []uint16) int {
 }
 
 // Coming says whether workers are on their way.
-func (l limits) Coming(group string) (string, bool) { return l.sessions.Outlook(group) }
+func (l limits) Coming(group string, share bool) (string, bool) {
+	return l.sessions.Outlook(group, share)
+}
 
 // Missing is the text of a refusal.
 func (l limits) Missing(group string, held, wanted int, waited time.Duration) string {

@@ -1,7 +1,6 @@
 package rendezvous
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/psock-runtime/psock-runtime/internal/journal"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
@@ -29,44 +29,20 @@ type served struct {
 }
 
 // serveLeases runs a rendezvous that hands out the ports given.
-func serveLeases(t *testing.T, ports sockdiag.Range) *served {
+func serveLeases(t *testing.T, ports sockdiag.Range, change func(*Config)) *served {
 	t.Helper()
-	prober, err := sockdiag.Open(ports)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var listeners [3]net.Listener
-	for i := range listeners {
-		if listeners[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	config := Config{
-		Log: zap.NewNop(), Agents: listeners[0], API: listeners[1], Admin: listeners[2], Prober: prober,
-		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: time.Second, MaxAttempts: 3,
-		Journal: journal.NewBudget(t.TempDir(), journal.Limits{}), MaxWorkers: 10,
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, config) }()
-	transport := &http.Transport{}
-	t.Cleanup(func() {
-		transport.CloseIdleConnections()
-		stop()
-		if err := receive(t, ended, "the end"); !errors.Is(err, context.Canceled) {
-			t.Errorf("Run: %v", err)
-		}
-		prober.Close()
-	})
+	config := configuration(t, ports)
+	change(&config)
+	client, _ := serve(t, config)
 	return &served{
 		system: &system{listener: config.Agents}, t: t, api: "http://" + config.API.Addr().String(),
-		client: &http.Client{Transport: transport, Timeout: patience},
+		client: client,
 	}
 }
 
 // agent parks a worker of a group, which answers reservations and echoes what it is
 // sent.
-func (s *served) agent(name, group string) {
+func (s *served) agent(name, group string) *link.Conn {
 	s.t.Helper()
 	conn := s.link(s.t, nil)
 	hello := agentHello(name)
@@ -74,6 +50,7 @@ func (s *served) agent(name, group string) {
 	if err := errors.Join(conn.Send(link.Hello, hello), conn.Send(link.State, link.StateMessage{State: link.Warm})); err != nil {
 		s.t.Fatal(err)
 	}
+	conn.StartHeartbeat()
 	done := make(chan struct{})
 	s.t.Cleanup(func() { conn.Close(); <-done })
 	go func() {
@@ -96,6 +73,7 @@ func (s *served) agent(name, group string) {
 			}
 		}
 	}()
+	return conn
 }
 
 // ask sends a request and returns the status and the body.
@@ -150,10 +128,21 @@ func (s *served) until(l lease.Snapshot, state lease.State) lease.Snapshot {
 // connect does what R does: it listens, accepts one connection and listens no more.
 func (s *served) connect(port uint16) net.Conn {
 	s.t.Helper()
+	return s.accept(s.listen(port))
+}
+
+func (s *served) listen(port uint16) *net.TCPListener {
+	s.t.Helper()
 	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{Port: int(port)})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.t.Cleanup(func() { listener.Close() })
+	return listener
+}
+
+func (s *served) accept(listener *net.TCPListener) net.Conn {
+	s.t.Helper()
 	defer listener.Close()
 	if err := listener.SetDeadline(time.Now().Add(patience)); err != nil {
 		s.t.Fatal(err)
@@ -169,7 +158,7 @@ func (s *served) connect(port uint16) net.Conn {
 // A lease from the request to its cluster's end, of one group of two.
 func TestLease(t *testing.T) {
 	t.Parallel()
-	s := serveLeases(t, sockdiag.Range{First: 17010, Last: 17019})
+	s := serveLeases(t, sockdiag.Range{First: 17010, Last: 17019}, func(*Config) {})
 	s.agent("plain", "")
 	s.agent("big-1", "big")
 	await(t, s.client, s.api+"/v1/workers", "2\n")
@@ -184,7 +173,7 @@ func TestLease(t *testing.T) {
 		t.Errorf("ready, and it is %+v", l)
 	}
 	conns := []net.Conn{s.connect(l.Port), s.connect(l.Port)}
-	await(t, s.client, s.api+"/v1/state", `"state":"connected"`)
+	await(t, s.client, s.api+"/v1/state", `"share":false,"state":"connected"`)
 	// Neither is bound before the session says something, and both are of the group.
 	if status, answer := s.ask(http.MethodGet, "/v1/state", ""); status != http.StatusOK ||
 		!strings.Contains(answer, `"worker":"big-1/0"`) || !strings.Contains(answer, `"worker":"big-2/0"`) || strings.Contains(answer, `"worker":"plain/0"`) {
@@ -206,10 +195,28 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// A leased worker dies before its session connects: the next one is the node's.
+func TestLeasedWorkerDies(t *testing.T) {
+	t.Parallel()
+	s := serveLeases(t, sockdiag.Range{First: 17030, Last: 17039}, func(*Config) {})
+	lost := s.agent("lost", "")
+	l := s.until(s.lease(`{"workers":1}`), lease.Ready)
+	lost.Close()
+	await(t, s.client, s.api+"/v1/state", `"workers":[]`)
+	listener := s.listen(l.Port)
+	await(t, s.client, s.api+"/v1/state", `"state":"waiting"`)
+	s.agent("next", "")
+	s.accept(listener)
+	await(t, s.client, s.api+"/v1/state", `"state":"connected","since":`)
+	if _, answer := s.ask(http.MethodGet, "/v1/state", ""); !strings.Contains(answer, `"worker":"next/0"`) {
+		t.Errorf("the state is %s", answer)
+	}
+}
+
 // What can never be met is refused at once, what is not met in time then.
 func TestRefusedLease(t *testing.T) {
 	t.Parallel()
-	s := serveLeases(t, sockdiag.Range{First: 17020, Last: 17029})
+	s := serveLeases(t, sockdiag.Range{First: 17020, Last: 17029}, func(c *Config) { c.DemandTimeout = time.Second })
 	s.agent("plain", "")
 	s.agent("big-1", "big")
 	await(t, s.client, s.api+"/v1/workers", "2\n")
@@ -229,5 +236,56 @@ func TestRefusedLease(t *testing.T) {
 	l := s.until(s.lease(`{"workers":3,"group":"default"}`), lease.Refused)
 	if want := "of 1 workers are ready; a lease of 3 waited "; !strings.Contains(l.Message, want) {
 		t.Errorf("refused with %q, want %q", l.Message, want)
+	}
+}
+
+// A session has no more than its cap, whatever there is: not by a lease, and not by
+// nodes that follow it.
+func TestSessionWorkers(t *testing.T) {
+	t.Parallel()
+	s := serveLeases(t, sockdiag.Range{First: 17040, Last: 17049}, func(c *Config) { c.DemandTimeout, c.SessionWorkers = time.Second, 1 })
+	s.agent("a", "")
+	s.agent("b", "")
+	await(t, s.client, s.api+"/v1/workers", "1\n")
+	if status, answer := s.ask(http.MethodPost, "/v1/leases", `{"workers":2}`); status != http.StatusConflict || answer != "2 workers can never be had: --session-workers is 1\n" {
+		t.Errorf("a lease for two: %d %q", status, answer)
+	}
+	l := s.until(s.lease(`{}`), lease.Ready)
+	if l.Workers != 1 {
+		t.Errorf("a lease without a number: %+v", l)
+	}
+	s.connect(l.Port)
+	s.connect(l.Port)
+	await(t, s.client, s.api+"/v1/state", "--session-workers is 1: ask for at most 1")
+}
+
+// maximum is the scaler's for every group.
+type maximum int
+
+func (maximum) Poke()                          {}
+func (m maximum) Max(string) int               { return int(m) }
+func (maximum) Starting(string) (bool, string) { return false, "" }
+
+// What there is may be asked for, although the scaler would not start as many.
+func TestMoreThanTheMaximum(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, nil)
+	sessions := broker.New(broker.Config{
+		Log: zap.NewNop(), Metrics: broker.NewMetrics(prometheus.NewRegistry()), Pool: s.pool, Scaling: maximum(2),
+	})
+	l := limits{sessions: sessions, maxWorkers: 10}
+	for _, name := range []string{"a", "b", "c"} {
+		s.join(t, nil, name)
+	}
+	if n := l.Usual("", nil); n != 3 {
+		t.Errorf("%d workers are usual, want 3", n)
+	}
+	for n, refused := range []bool{3: false, 4: true} {
+		if err := l.Check(0, "", n, false); (err != nil) != refused {
+			t.Errorf("%d workers: %v", n, err)
+		}
+	}
+	if err := l.Check(0, "", 4, false); err == nil || err.Error() != "4 workers can never be had: the group has 3 at most" {
+		t.Errorf("refused with %v", err)
 	}
 }

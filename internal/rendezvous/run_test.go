@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,38 +18,61 @@ import (
 	"go.uber.org/zap"
 )
 
+// nowhere is a range of ports on which no R session listens.
+var nowhere = sockdiag.Range{First: 1, Last: 1}
+
+// configuration is that of a whole rendezvous on loopback, for sessions on these ports.
+func configuration(t *testing.T, ports sockdiag.Range) Config {
+	t.Helper()
+	prober, err := sockdiag.Open(ports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { prober.Close() })
+	var listeners [3]net.Listener
+	for i := range listeners {
+		if listeners[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return Config{
+		Log: zap.NewNop(), Agents: listeners[0], API: listeners[1], Admin: listeners[2], Prober: prober,
+		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: patience, MaxAttempts: 3,
+		Journal: journal.NewBudget(t.TempDir(), journal.Limits{}), MaxWorkers: 10,
+	}
+}
+
+// serve runs the rendezvous until stop is called, or the test ends.
+func serve(t *testing.T, config Config) (client *http.Client, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, config) }()
+	transport := &http.Transport{}
+	stop = sync.OnceFunc(func() {
+		transport.CloseIdleConnections()
+		cancel()
+		if err := receive(t, ended, "the end"); !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return &http.Client{Transport: transport, Timeout: patience}, stop
+}
+
 // All parts together: a parked worker shows at each of the interfaces, and the end
 // of the context ends everything.
 func TestRun(t *testing.T) {
 	t.Parallel()
-	prober, err := sockdiag.Open(sockdiag.Range{First: 1, Last: 1}) // where no R session listens
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer prober.Close()
-	listen := func() net.Listener {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return listener
-	}
-	config := Config{
-		Log: zap.NewNop(), Build: "1.2.3", Agents: listen(), API: listen(), Admin: listen(), Prober: prober,
-		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: patience, MaxAttempts: 3, Journal: journal.NewBudget(t.TempDir(), journal.Limits{}), MaxWorkers: 10,
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, config) }()
+	config := configuration(t, nowhere)
+	config.Build = "1.2.3"
+	client, stop := serve(t, config)
 
 	s := &system{listener: config.Agents}
 	conn := s.join(t, nil, "pod")
 	if err := conn.Send(link.State, link.StateMessage{State: link.Warm, PID: 17}); err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{}
-	client := &http.Client{Transport: transport, Timeout: patience}
 	for _, tc := range []struct {
 		listener   net.Listener
 		path, want string
@@ -63,11 +87,7 @@ func TestRun(t *testing.T) {
 	} {
 		await(t, client, "http://"+tc.listener.Addr().String()+tc.path, tc.want)
 	}
-	transport.CloseIdleConnections()
 	stop()
-	if err := receive(t, ended, "the end"); !errors.Is(err, context.Canceled) {
-		t.Errorf("Run: %v", err)
-	}
 	if _, err := conn.Next(); err == nil {
 		t.Error("the agent's connection is open")
 	}

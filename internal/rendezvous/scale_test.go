@@ -7,14 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"sync"
 	"testing"
 
-	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/scaler"
-	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,40 +83,21 @@ func podServer(t *testing.T) *httptest.Server {
 // interfaces.
 func TestScale(t *testing.T) {
 	t.Parallel()
-	prober, err := sockdiag.Open(sockdiag.Range{First: 1, Last: 1}) // where no R session listens
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer prober.Close()
-	listen := func() net.Listener {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return listener
-	}
 	group, err := scaler.ParseGroup("deployment=future-worker,min=1,max=4,idle=1s")
 	if err != nil {
 		t.Fatal(err)
 	}
 	kubernetes, server := &cluster{replicas: 2}, podServer(t)
-	config := Config{
-		Log: zap.NewNop(), Agents: listen(), API: listen(), Admin: listen(), Prober: prober,
-		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: patience, MaxAttempts: 3, Journal: journal.NewBudget(t.TempDir(), journal.Limits{}), MaxWorkers: 10,
-		Scale: []scaler.Group{group}, Cluster: kubernetes,
-		Pods: func(metrics *pods.Metrics) (*pods.Watcher, error) {
-			return pods.New(pods.Config{Log: zap.NewNop(), Metrics: metrics, API: &rest.Config{Host: server.URL}, Namespace: "ns", Selector: labels.Everything()})
-		},
+	config := configuration(t, nowhere)
+	config.Scale, config.Cluster = []scaler.Group{group}, kubernetes
+	config.Pods = func(metrics *pods.Metrics) (*pods.Watcher, error) {
+		return pods.New(pods.Config{Log: zap.NewNop(), Metrics: metrics, API: &rest.Config{Host: server.URL}, Namespace: "ns", Selector: labels.Everything()})
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, config) }()
+	client, _ := serve(t, config)
 	s := &system{listener: config.Agents}
 	for _, name := range []string{"pod-a", "pod-b"} {
 		s.join(t, nil, name)
 	}
-	transport := &http.Transport{}
-	client := &http.Client{Transport: transport, Timeout: patience}
 	for _, want := range []struct {
 		listener   net.Listener
 		path, want string
@@ -132,13 +110,8 @@ func TestScale(t *testing.T) {
 		await(t, client, "http://"+want.listener.Addr().String()+want.path, want.want)
 	}
 	kubernetes.mu.Lock()
+	defer kubernetes.mu.Unlock()
 	if len(kubernetes.marked) != 1 {
 		t.Errorf("marked: %v", kubernetes.marked)
-	}
-	kubernetes.mu.Unlock()
-	transport.CloseIdleConnections()
-	stop()
-	if err := receive(t, ended, "the end"); !errors.Is(err, context.Canceled) {
-		t.Errorf("Run: %v", err)
 	}
 }

@@ -34,6 +34,7 @@ type Conn struct {
 	read, written   int
 	inErr, outErr   syscall.Errno
 	readFn, writeFn func(fd uintptr) (done bool)
+	tryFn           func(fd uintptr)
 }
 
 // New takes over conn. It fails when conn is closed.
@@ -44,6 +45,7 @@ func New(conn *net.TCPConn) (*Conn, error) {
 	}
 	c := &Conn{TCPConn: conn, raw: raw}
 	c.readFn, c.writeFn = c.tryRead, c.tryWrite
+	c.tryFn = func(fd uintptr) { c.tryWrite(fd) }
 	return c, nil
 }
 
@@ -96,32 +98,33 @@ func (c *Conn) tryWrite(fd uintptr) bool {
 	return true
 }
 
-// WriteWhile writes p like Write, and while that is blocked asks wanted every
-// second whether to wait on; it returns wanted's error when it is not nil. No
-// deadline of the caller's for writing outlasts it.
-func (c *Conn) WriteWhile(p []byte, wanted func() error) error {
+// WriteWhile writes p like Write, and while that is blocked asks wanted after each pace
+// whether to wait on. It returns how many bytes of p are written, and wanted's error when
+// that is not nil. No deadline of the caller's for writing outlasts it.
+func (c *Conn) WriteWhile(p []byte, pace time.Duration, wanted func() error) (int, error) {
 	// The wait is rare and a deadline costs more than a small write: try first.
-	n, errno := 0, syscall.Errno(0)
-	err := c.raw.Control(func(fd uintptr) { n, errno = transfer(syscall.SYS_WRITE, fd, p) })
-	if err == nil && errno != 0 && errno != syscall.EAGAIN {
-		err = os.NewSyscallError("write", errno)
+	c.out, c.written, c.outErr = p, 0, 0
+	err := c.raw.Control(c.tryFn)
+	c.out = nil
+	if err == nil && c.outErr != 0 && c.outErr != syscall.EAGAIN {
+		err = os.NewSyscallError("write", c.outErr)
 	}
-	p = p[n:]
-	if err != nil || len(p) == 0 {
-		return err
+	sent := c.written
+	if err != nil || sent == len(p) {
+		return sent, err
 	}
 	defer c.SetWriteDeadline(time.Time{})
 	for {
-		if err := c.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
-			return err
+		if err := c.SetWriteDeadline(time.Now().Add(pace)); err != nil {
+			return sent, err
 		}
-		n, err := c.Write(p)
-		p = p[n:]
+		n, err := c.Write(p[sent:])
+		sent += n
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
+			return sent, err
 		}
 		if err := wanted(); err != nil {
-			return err
+			return sent, err
 		}
 	}
 }

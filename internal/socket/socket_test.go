@@ -159,7 +159,7 @@ func TestWriteWhile(t *testing.T) {
 	}
 	got := make(chan []byte, 1)
 	asked := 0
-	err := conn.WriteWhile(sent, func() error {
+	n, err := conn.WriteWhile(sent, time.Millisecond, func() error {
 		if asked++; asked == 2 {
 			go func() {
 				p := make([]byte, len(sent))
@@ -169,12 +169,17 @@ func TestWriteWhile(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil || !bytes.Equal(<-got, sent) {
+	if err != nil || n != len(sent) || !bytes.Equal(<-got, sent) {
 		t.Fatalf("%v, or other bytes came", err)
 	}
 	unwanted := errors.New("unwanted")
-	if err := conn.WriteWhile(sent, func() error { return unwanted }); err != unwanted {
+	n, err = conn.WriteWhile(sent, time.Millisecond, func() error { return unwanted })
+	if err != unwanted {
 		t.Errorf("a write that is not wanted: %v", err)
+	}
+	begun := make([]byte, n)
+	if _, err := io.ReadFull(far, begun); err != nil || !bytes.Equal(begun, sent[:n]) {
+		t.Errorf("of what it wrote, %d bytes, others came, or %v", n, err)
 	}
 	// The deadline is its own.
 	if _, err := far.Write([]byte("x")); err != nil {
@@ -184,7 +189,7 @@ func TestWriteWhile(t *testing.T) {
 		t.Errorf("a read after it: %d, %v", n, err)
 	}
 	far.Close()
-	if err := conn.WriteWhile(sent, func() error { return nil }); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+	if _, err := conn.WriteWhile(sent, time.Second, func() error { return nil }); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("a write to nobody: %v", err)
 	}
 }
