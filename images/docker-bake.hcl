@@ -1,6 +1,6 @@
 # docker buildx bake -f images/docker-bake.hcl    (make images), from the top of the repository
 
-variable "VERSION" { default = "dev" }
+variable "VERSION" { default = "dev" } # make: the chart's appVersion
 variable "REGISTRY" { default = "ghcr.io/psock-runtime" }
 # Bases of the two images with R, for instance a house image.
 variable "R_WORKER_BASE" { default = "rocker/r-ver:4.5.2" }

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"gopkg.in/yaml.v3"
 )
 
 // TestRendered is what values do to a template, where a golden would be much for little.
@@ -108,6 +110,10 @@ func TestNotes(t *testing.T) {
 			has:   []string{"RStudio, user rstudio, with 3 worker pods", password, "kubectl port-forward --namespace team svc/future-scheduler 8787:8787", "/rendezvous status", plan},
 			lacks: []string{"NODE_PORT", open, "has changed"},
 		},
+		"without workers": {
+			args: []string{"--set", "worker.replicas=0"},
+			has:  []string{"with 0 worker pods"},
+		},
 		"NodePort": {
 			args:  []string{"--set", "scheduler.serviceType=NodePort"},
 			has:   []string{password, "NODE_PORT=$(kubectl get --namespace team -o jsonpath='{.spec.ports[0].nodePort}' svc/future-scheduler)", plan},
@@ -152,5 +158,77 @@ func TestNotes(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNumbers: those of a values file are floating-point, those of --set are not; either is
+// its digits, also where Kubernetes wants a text.
+func TestNumbers(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(file, []byte(`
+scheduler:
+  RStudioPassword: 12345678
+  image: {tag: 20240101}
+  env: [{name: SEED, value: 20240101}, {name: SHARE, value: 0.5}, {name: LOUD, value: false}, {name: ID, value: "007"}]
+rendezvous: {sessionUIDs: [0, 1000660000]}
+worker:
+  image: {tag: 4.5}
+  drainSeconds: 1000000
+  startSeconds: 1000000
+  env: [{name: SEED, value: 20240102}]
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		has  []string
+	}{
+		{[]string{"-f", file}, []string{
+			"password: MTIzNDU2Nzg=\n", "/r-scheduler:20240101\n", "/r-worker:4.5\n", "--session-uids=0,1000660000\n",
+			"--drain-budget=1000000s\n", "--start-timeout=1000000s\n",
+			"- name: SEED\n          value: \"20240101\"\n", "- name: SHARE\n          value: \"0.5\"\n",
+			"- name: LOUD\n          value: \"false\"\n", "- name: ID\n          value: \"007\"\n", "- name: SEED\n          value: \"20240102\"\n",
+		}},
+		{[]string{"--set", "scheduler.RStudioPassword=12345678,scheduler.image.tag=20240101,rendezvous.sessionUIDs={0,1000660000}"}, []string{
+			"password: MTIzNDU2Nzg=\n", "/r-scheduler:20240101\n", "--session-uids=0,1000660000\n",
+		}},
+	} {
+		out, err := render(t, c.args...)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, last(out))
+		}
+		for _, want := range c.has {
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: want %q", c.args[0], want)
+			}
+		}
+	}
+}
+
+// TestProgram: R gets a program as it was written.
+func TestProgram(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "run.R")
+	for name, program := range map[string]string{
+		"indented":      "  if (TRUE)\n# not indented\n\tprint(1)\n",
+		"empty lines":   "\n\n  x <- 1 \n\n",
+		"no last line":  "x <- \"{{ a & b }}\" # 'c': \\d",
+		"documents":     "---\na: 1\n---\n",
+		"of Windows":    "x <- 1\r\nprint(x)\r\n",
+		"not all ASCII": "\"\u00e4\u2028\U0001f600\"\n",
+	} {
+		if err := os.WriteFile(file, []byte(program), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := render(t, "--set", "scheduler.rstudio=false", "--set-file", "scheduler.script="+file, "--show-only", "templates/profile.yaml")
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, last(out))
+		}
+		var profile struct{ Data map[string]string }
+		if err := yaml.Unmarshal([]byte(out), &profile); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got := profile.Data["script.R"]; got != program {
+			t.Errorf("%s: %q, want %q", name, got, program)
+		}
 	}
 }

@@ -21,10 +21,23 @@ app: {{ .Values.nameOverride }}
 release: {{ .Release.Name }}
 {{- end -}}
 
+{{- /* A text from the values, or a number: those of files are floating-point, 12345678 printed as 1.2345678e+07. JSON
+prints the number. */ -}}
+{{- define "future.text" -}}
+{{- if kindIs "string" . -}}{{ . }}{{- else if not (kindIs "invalid" .) -}}{{ toJson . }}{{- end -}}
+{{- end -}}
+
+{{- /* A list of environment variables: Kubernetes takes texts only, and whoever writes a number means its digits. */ -}}
+{{- define "future.env" -}}
+{{- $env := deepCopy . -}}
+{{- range $env }}{{ if hasKey . "value" }}{{ $_ := set . "value" (include "future.text" .value) }}{{ end }}{{ end -}}
+{{- toYaml $env -}}
+{{- end -}}
+
 {{- /* Image of a {repository, tag}: call with (list $ .Values.x.image). */ -}}
 {{- define "future.image" -}}
 {{- $root := index . 0 -}}{{- $image := index . 1 -}}
-{{ $image.repository }}:{{ default $root.Chart.AppVersion (toString (default "" $image.tag)) }}
+{{ $image.repository }}:{{ default $root.Chart.AppVersion (include "future.text" $image.tag) }}
 {{- end -}}
 
 {{- /* imagePullSecrets of an image: a name, a list of names, or a list of objects. */ -}}
@@ -64,7 +77,7 @@ imagePullSecrets:
 
 {{- /* A quantity of memory in MiB; nothing for one that is written in a way that is not known here. */ -}}
 {{- define "future.mebibytes" -}}
-{{- $text := kindIs "float64" . | ternary (printf "%.0f" (float64 .)) (toString .) -}}
+{{- $text := include "future.text" . -}}
 {{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- $unit := regexReplaceAll "^[0-9]*[.]?[0-9]+" $text "" -}}
 {{- if hasKey $units $unit -}}{{ divf (mulf (float64 (trimSuffix $unit $text)) (index $units $unit)) 1048576 | int }}{{- end -}}
