@@ -1,152 +1,20 @@
-// Package r_test runs the R code of this directory in real R.
 package r_test
 
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// within is the profile's budget of 2 s with room for a busy machine. Without
-// the budget the answers below take for ever.
-const within = 6.0
-
-// rendezvous stands in for the real one's loopback interface.
-type rendezvous struct {
-	*httptest.Server
-
-	mu     sync.Mutex
-	answer string
-	status int
-	asked  []string
-}
-
-func serve(t *testing.T, answer string) *rendezvous {
-	t.Helper()
-	r := &rendezvous{answer: answer, status: http.StatusOK}
-	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if req.URL.Path == "/set" { // the R script plays kubectl scale
-			r.answer = req.URL.Query().Get("n")
-			return
-		}
-		r.asked = append(r.asked, req.Method+" "+req.RequestURI)
-		w.WriteHeader(r.status)
-		fmt.Fprintln(w, r.answer)
-	}))
-	t.Cleanup(r.Close)
-	return r
-}
-
-func (r *rendezvous) address() string { return r.Listener.Addr().String() }
-
-func (r *rendezvous) questions() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.asked)
-}
-
-// accept stands in for a broken one: handle has each connection.
-func accept(t *testing.T, handle func(net.Conn)) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { defer conn.Close(); handle(conn) })
-		}
-	})
-	t.Cleanup(func() { ln.Close(); running.Wait() })
-	return ln.Addr().String()
-}
-
-// nobody is an address at which nobody listens.
-func nobody(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
-func profile(t *testing.T) string {
-	t.Helper()
-	path, err := filepath.Abs("Rprofile.site")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func rscript(t *testing.T, api, code string, env ...string) *exec.Cmd {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	t.Cleanup(cancel)
-	home := t.TempDir()
-	script := filepath.Join(home, "test.R")
-	if err := os.WriteFile(script, []byte(code), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(ctx, "Rscript", "--no-environ", "--no-init-file", script)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C.UTF-8",
-		"R_PROFILE=" + profile(t), "PSOCK_RENDEZVOUS_API=" + api}, env...)
-	return cmd
-}
-
-// run runs code and returns the fields that it wrote with out(), and its
-// standard error.
-func run(t *testing.T, api, code string, env ...string) (fields []string, messages string) {
-	t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd := rscript(t, api, `out <- function(...) cat(..., "\n", sep = " "); n <- function() length(parallelly::availableWorkers()); `+code, env...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("R: %v\n%s%s", err, &stdout, &stderr)
-	}
-	return strings.Fields(stdout.String()), stderr.String()
-}
-
-func wantFields(t *testing.T, got []string, want ...string) {
-	t.Helper()
-	if !slices.Equal(got, want) {
-		t.Errorf("R says %q, want %q", got, want)
-	}
-}
-
-func wantQuestions(t *testing.T, r *rendezvous, want ...string) {
-	t.Helper()
-	if got := r.questions(); !slices.Equal(got, want) {
-		t.Errorf("asked %q, want %q", got, want)
-	}
-}
 
 func TestAvailableWorkersIsTheLiveNumber(t *testing.T) {
 	r := serve(t, "7")

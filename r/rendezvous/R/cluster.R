@@ -38,28 +38,31 @@ connect <- function(lease) {
   structure(nodes, class = c("SOCKcluster", "cluster"))
 }
 
+# most_connections is how many connections R can have.
+most_connections <- function() {
+  given <- grep("^--max-connections=[0-9]+$", commandArgs(), value = TRUE)
+  if (length(given)) as.numeric(sub(".*=", "", given[length(given)])) else 128
+}
+
 # room is how many nodes R can still connect, one connection kept for whatever else
 # a session does.
-room <- function() {
-  given <- grep("^--max-connections=[0-9]+$", commandArgs(), value = TRUE)
-  most <- if (length(given)) as.numeric(sub(".*=", "", given[length(given)])) else 128
-  max(0, most - nrow(showConnections(all = TRUE)) - 1)
-}
+room <- function() max(0, most_connections() - nrow(showConnections(all = TRUE)) - 1)
 
 cluster <- function(n = NULL, group = NULL, share = FALSE, timeout = Inf, quiet = FALSE,
                     label = NULL, check = getOption("rendezvous.check", TRUE)) {
   check_arguments(n, group, share, timeout, quiet, label, check)
   space <- room()
-  if (!is.null(n) && n > space) {
-    fail("refused", sprintf("%.0f workers do not fit: this R has room for %.0f more connections, and each worker takes one; %s",
-      n, space, more_connections()))
+  if (space < if (is.null(n)) 1 else n) {
+    what <- if (is.null(n)) "no worker fits" else sprintf("%.0f workers do not fit", n)
+    fail("refused", sprintf("%s: of the %.0f connections that this R can have, %.0f are left, and each worker takes one; close others, %s",
+      what, most_connections(), space, more_connections()))
   }
   ask <- function() {
     lease <- ask_lease(n, group, share, label)
     if (lease$workers <= space) return(lease)
     give_back(lease)
-    message(sprintf("rendezvous: there are %.0f workers, but only %.0f fit: R has a limited number of connections; %s",
-      lease$workers, space, more_connections()))
+    message(sprintf("rendezvous: there are %.0f workers, but only %.0f fit: R has %.0f connections; close others, %s",
+      lease$workers, space, most_connections(), more_connections()))
     ask_lease(space, group, share, label)
   }
   line <- progress(quiet)
@@ -89,8 +92,8 @@ cluster <- function(n = NULL, group = NULL, share = FALSE, timeout = Inf, quiet 
 }
 
 more_connections <- function() {
-  if (getRversion() >= "4.4.0") "start R with --max-connections=N to use more" else
-    "R 4.4 and later can be started with --max-connections=N"
+  if (getRversion() >= "4.4.0") "or start R with --max-connections=N" else
+    "or use R 4.4 or later, which can be started with --max-connections=N"
 }
 
 check_arguments <- function(n, group, share, timeout, quiet, label, check) {
