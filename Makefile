@@ -20,9 +20,11 @@ dist:
 	  CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags "-s -w" -o dist/linux-$$arch/ ./cmd/... || exit 1; \
 	done
 
-# Needs docker with buildx; VERSION, REGISTRY and the bases: images/docker-bake.hcl.
+# Needs docker with buildx; REGISTRY and the bases: images/docker-bake.hcl. VERSION is what
+# the chart asks for; BAKEFLAGS=--push pushes.
+images: VERSION ?= $(shell sed -n 's/^appVersion: //p' charts/future/Chart.yaml)
 images: dist
-	docker buildx bake -f images/docker-bake.hcl
+	VERSION=$(VERSION) docker buildx bake -f images/docker-bake.hcl $(BAKEFLAGS)
 
 deps:
 	@test/deps
@@ -31,7 +33,7 @@ demo: deps build
 	@test/demo
 
 test: deps lint
-	go test -race -timeout 40m ./...
+	go test -race -timeout 40m -parallel 4 ./...
 
 # test/cluster/down ends it.
 cluster: deps

@@ -78,6 +78,7 @@ func zombies(t *testing.T, pid int) (n int) {
 // What R code leaves behind in the background ends with its worker, long before
 // the agent does, and whoever becomes an orphan is waited for by process 1.
 func TestOrphans(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	agent := r.startAgentAsInit(t)
 	r.awaitWarm(1)
@@ -98,6 +99,7 @@ plan(sequential)
 // ends, a call that is under way is finished and its result arrives; then the
 // agent ends with 0 and leaves nothing behind.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	agent := r.startAgentAsInit(t, "--workers", "3", "--drain-budget", "10m")
 	admin := agent.field("worker agent is up", "admin")
@@ -140,23 +142,26 @@ cat("and the worker has gone\n")
 // A future that takes longer than the drain budget is handed back, and runs again on
 // the next worker that there is.
 func TestDrainBudget(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	agent := r.startAgentAsInit(t, "--drain-budget", "1s")
 	r.awaitWarm(1)
-	mark := filepath.Join(t.TempDir(), "mark")
+	mark, second := filepath.Join(t.TempDir(), "mark"), filepath.Join(t.TempDir(), "second")
 	s := r.startR(`
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
-mark <- Sys.getenv("MARK")
-f <- future({ if (file.create(mark) && Sys.getenv("SECOND") == "") Sys.sleep(3600); "elsewhere" })
+mark <- Sys.getenv("MARK"); second <- Sys.getenv("SECOND")
+f <- future({ if (file.create(mark) && !file.exists(second)) Sys.sleep(3600); "elsewhere" })
 stopifnot(identical(value(f), "elsewhere"))
-`, "MARK="+mark)
+`, "MARK="+mark, "SECOND="+second)
 	eventually(t, "the task", func() bool { _, err := os.Stat(mark); return err == nil })
 	agent.signal(syscall.SIGTERM)
 	if code := agent.wait(); code != 0 {
 		t.Errorf("the agent exited with %d", code)
 	}
-	t.Setenv("SECOND", "yes")
+	if err := os.WriteFile(second, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r.startAgent("pod-b", 1)
 	if code := s.wait(); code != 0 {
 		t.Errorf("R exited with %d", code)

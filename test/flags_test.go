@@ -23,6 +23,7 @@ type flagCase struct {
 // Unknown, contradictory and impossible configurations of both commands: one clear
 // line on stderr, exit code 2, nothing started.
 func TestBadConfiguration(t *testing.T) {
+	t.Parallel()
 	dir := badFiles(t)
 	taken := takenAddress(t)
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -242,6 +243,7 @@ func script(t *testing.T, code string) string {
 
 // What the flags' help says works: two addresses, and the old name of a fixed list.
 func TestRendezvousLists(t *testing.T) {
+	t.Parallel()
 	for _, list := range []string{"127.0.0.1:2,127.0.0.1:1", "static:localhost:2,127.0.0.1:1", "[::1]:1"} {
 		p := launch(t, nil, filepath.Join(bin, "worker-agent"), "--rendezvous", list, "--admin-address", "127.0.0.1:0", "--rscript", "/none/Rscript")
 		if got := p.field("rendezvous found", "addresses"); strings.Count(got, ":") == 0 {

@@ -23,7 +23,7 @@ import (
 
 // patience bounds every wait for something that must happen. It is no measure of
 // speed: machines that run tests are slow at times.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 var bin string // directory with the commands under test
 
@@ -165,17 +165,42 @@ type runtime struct {
 	agents string // address
 	api    string
 	admin  string
+	first  int // port, and the last one, on which its R sessions listen
+	last   int
 	*process
 }
+
+// Each runtime has ports of its own, so that tests run side by side: a rendezvous serves
+// every session of its range. They are below those that the kernel takes for
+// connections, so that one which is down for a while finds its addresses free.
+const (
+	firstPort  = 20000
+	rangePorts = 200
+	ranges     = 60
+)
+
+// freeRanges are the first ports of the ranges that no test has.
+var freeRanges = func() chan int {
+	free := make(chan int, ranges)
+	for i := range ranges {
+		free <- firstPort + i*rangePorts
+	}
+	return free
+}()
 
 // startRendezvous starts a rendezvous with TLS on ports of its own.
 func startRendezvous(t *testing.T, args ...string) *runtime {
 	t.Helper()
-	r := &runtime{t: t, certs: filepath.Join(t.TempDir(), "certs")}
+	first := <-freeRanges
+	t.Cleanup(func() { freeRanges <- first })
+	address := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", first+rangePorts-i) }
+	r := &runtime{
+		t: t, certs: filepath.Join(t.TempDir(), "certs"),
+		agents: address(3), api: address(2), admin: address(1), first: first, last: first + rangePorts - 4,
+	}
 	if out, err := exec.Command(filepath.Join(bin, "rendezvous"), "certs", "--dir", r.certs).CombinedOutput(); err != nil {
 		t.Fatalf("certs: %v\n%s", err, out)
 	}
-	r.agents, r.api, r.admin = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	r.start(args...)
 	return r
 }
@@ -185,11 +210,10 @@ func (r *runtime) start(args ...string) {
 	r.t.Helper()
 	r.process = launch(r.t, nil, filepath.Join(bin, "rendezvous"), append([]string{
 		"--agents-address", r.agents, "--api-address", r.api, "--admin-address", r.admin,
+		"--ports", fmt.Sprintf("%d-%d", r.first, r.last),
 		"--tls-dir", filepath.Join(r.certs, "rendezvous"), "--log-level", "debug",
 	}, args...)...)
-	r.agents = r.field("rendezvous is up", "agents")
-	r.api = r.field("rendezvous is up", "api")
-	r.admin = r.field("rendezvous is up", "admin")
+	r.field("rendezvous is up", "agents")
 }
 
 // startAgent starts an agent.
@@ -297,9 +321,15 @@ func (r *runtime) startR(code string, env ...string) *session {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	env = append([]string{"R_PROFILE=" + profile, "PSOCK_RENDEZVOUS_API=" + r.api}, env...)
+	env = append([]string{
+		"R_PROFILE=" + profile, "PSOCK_RENDEZVOUS_API=" + r.api, fmt.Sprintf("R_PARALLELLY_RANDOM_PORTS=%d:%d", r.first, r.last),
+	}, env...)
 	return &session{launch(r.t, env, "Rscript", file)}
 }
+
+// classic is the setting for sessions whose clusters are parallel's own, which has another
+// range of ports.
+func (r *runtime) classic() string { return fmt.Sprintf("R_PARALLEL_PORT=%d", r.first) }
 
 // R runs code as an R session to its end and returns what it wrote.
 func (r *runtime) R(code string, env ...string) string {

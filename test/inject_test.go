@@ -10,6 +10,7 @@ import (
 
 // The agent's image has no program but the agent, which brings itself into another.
 func TestInject(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	agent := filepath.Join(bin, "worker-agent")
 	for range 2 { // a container that is restarted finds the file there
@@ -39,6 +40,7 @@ func TestInject(t *testing.T) {
 // Packages that are there are not installed again; what cannot be is said, and the
 // exit code tells.
 func TestPackagesCommand(t *testing.T) {
+	t.Parallel()
 	agent := filepath.Join(bin, "worker-agent")
 	cmd := exec.Command(agent, "packages", "--log-format", "console")
 	cmd.Env = append(os.Environ(), "EXTRA_R_PACKAGES=stats  parallel")

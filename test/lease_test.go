@@ -73,6 +73,7 @@ func live(s api.State) (leases []lease.Snapshot) {
 
 // A leased cluster serves future, parallel and foreach, and its end ends the lease.
 func TestLease(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.startAgent("pod-b", 2)
@@ -123,6 +124,7 @@ cat("all fine\n")
 // Each of two groups has a cluster of its own, on its own workers; with one worker of a
 // group in use, the next lease for it waits although others are free.
 func TestLeaseGroups(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t, "--demand-timeout", "2s")
 	r.startAgent("pod-a", 2)
 	r.startAgent("pod-big", 1, "--group", "big")
@@ -154,6 +156,7 @@ parallel::stopCluster(big)
 // What cannot be had is an R error that says why, at once or when it is known, and
 // nothing stays reserved.
 func TestLeaseRefused(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t, "--demand-timeout", "2s", "--max-workers", "10")
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
@@ -170,6 +173,13 @@ why(3, timeout = 1)
 why(100000)
 cl <- rendezvous::cluster(2)
 stopifnot(identical(parallel::clusterCall(cl, function() 1), list(1, 1)))
+parallel::stopCluster(cl)
+others <- lapply(seq_len(128 - nrow(showConnections(all = TRUE)) - 1), function(i) rawConnection(raw(0)))
+why()
+why(1, share = TRUE)
+close(others[[1]])
+cl <- rendezvous::cluster()
+stopifnot(length(cl) == 1)
 `, packageEnv(t))
 	for _, want := range []string{
 		`rendezvous_refused: there is no worker group "gpu"; there are: default`,
@@ -178,6 +188,9 @@ stopifnot(identical(parallel::clusterCall(cl, function() 1), list(1, 1)))
 		`start more workers or ask for at most 2`,
 		`rendezvous_timeout: timed out after 1 s: 2 of 3 workers are ready`,
 		`rendezvous_refused: 100000 workers do not fit`,
+		`rendezvous_refused: no worker fits: of the 128 connections that this R can have, 0 are left, and each worker takes one; close others, or `,
+		`rendezvous_refused: 1 workers do not fit`,
+		`rendezvous: there are 2 workers, but only 1 fit: R has 128 connections; close others, or `,
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("R's output lacks %q:\n%s", want, out)
@@ -194,6 +207,7 @@ stopifnot(identical(parallel::clusterCall(cl, function() 1), list(1, 1)))
 // A session that is interrupted or killed while it waits, or once it is connected,
 // gives back what it has; so does a lease that nobody uses, and a thousand of them.
 func TestForgottenLeases(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
@@ -261,6 +275,7 @@ func (r *runtime) lease(body string) (l lease.Snapshot) {
 // A pool that is empty at first: the session waits, is shown what for, and has its
 // workers as soon as they are there. A worker that dies meanwhile is replaced.
 func TestLeaseBeforeItsWorkers(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	s := r.startR(`
 cl <- rendezvous::cluster(2)
@@ -281,6 +296,7 @@ cat("has both\n")
 
 // Another user's process has no part in it.
 func TestLeasesOfOtherUsers(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	library := packageEnv(t)
 	r.startAgent("pod-a", 1)
@@ -309,4 +325,32 @@ func publicDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// A session gets no more workers than it may have, by whatever means, and hears why.
+func TestSessionWorkers(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t, "--demand-timeout", "2s", "--session-workers", "2")
+	r.startAgent("pod-a", 3)
+	r.awaitWarm(3)
+	out := r.R(`
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 2)
+plan(sequential)
+cl <- rendezvous::cluster()
+stopifnot(length(cl) == 2)
+parallel::stopCluster(cl)
+cat(tryCatch(rendezvous::cluster(3), error = conditionMessage), "\n")
+cat(tryCatch(parallelly::makeClusterPSOCK(3, manual = TRUE, quiet = TRUE), error = conditionMessage), "\n")
+`, packageEnv(t))
+	for _, want := range []string{
+		"3 workers can never be had: --session-workers is 2",
+		"(2 in use by this cluster, 0 by others); --session-workers is 2: ask for at most 2",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("R's output lacks %q:\n%s", want, out)
+		}
+	}
+	r.awaitWarm(3)
 }

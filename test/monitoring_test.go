@@ -117,6 +117,7 @@ func (p *prometheusServer) query(expr string) (int, error) {
 // The dashboard and the alerts are about metrics that there are, of real sessions:
 // every query has a result, every alert can be evaluated, every metric is documented.
 func TestMonitoring(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t, "--max-attempts", "2")
 	targets := map[string]string{"scheduler": r.admin}
 	agents := map[string]*process{

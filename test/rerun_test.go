@@ -47,9 +47,13 @@ cat("as expected\n")
 // Whatever a future's worker is lost by, at every moment of the future: another one
 // takes its place and R does not notice, but where it has part of the answer.
 func TestRerun(t *testing.T) {
+	t.Parallel()
 	for _, victim := range []string{"worker", "agent"} {
 		for _, moment := range []string{"before", "request", "computing", "answer"} {
-			t.Run(victim+" killed "+moment, func(t *testing.T) { testRerun(t, victim, moment) })
+			t.Run(victim+" killed "+moment, func(t *testing.T) {
+				t.Parallel()
+				testRerun(t, victim, moment)
+			})
 		}
 	}
 }
@@ -150,6 +154,7 @@ func (l lossAt) run() {
 // What futures do is the same when each of them has lost its first worker: nested
 // futures, conditions, output, resolved(), errors, lazy futures.
 func TestRerunLikeSequential(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 4)
 	r.awaitWarm(4)
@@ -193,6 +198,7 @@ stopifnot(identical(got, want), length(list.files(dir)) == 15)
 // State that only a worker has: no call runs again elsewhere, and the loss is an error
 // at once and ever after.
 func TestNoRerun(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
@@ -215,7 +221,7 @@ library(future)
 plan(cluster, workers = 1, persistent = TRUE, manual = TRUE, quiet = TRUE)
 e <- tryCatch(value(future(dies())), error = identity)
 stopifnot(inherits(e, "FutureError"), grepl("was lost in this call: killed by SIGKILL", conditionMessage(e)))
-`)
+`, r.classic())
 	if got := r.metric("rendezvous_reruns_total"); got != "0" {
 		t.Errorf("%s calls ran again", got)
 	}
@@ -226,6 +232,7 @@ stopifnot(inherits(e, "FutureError"), grepl("was lost in this call: killed by SI
 
 // A user may have the futures of a plan run once at most.
 func TestOnce(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
@@ -249,6 +256,7 @@ stopifnot(identical(value(task()), "done"), length(readLines(mark)) == 2)
 // Connections that a session has lost sight of do not hold workers that somebody waits
 // for; and a session whose idle workers went to another computes on.
 func TestLeakedConnections(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
@@ -287,6 +295,7 @@ stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
 // there and right.
 // PSOCK_CHAOS is how long, as Go writes durations; a minute if unset.
 func TestChaos(t *testing.T) {
+	t.Parallel()
 	lasts := time.Minute
 	if text := os.Getenv("PSOCK_CHAOS"); text != "" {
 		var err error

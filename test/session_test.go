@@ -14,6 +14,7 @@ import (
 
 // The code of the 2021 post, as users type it, and the same values as sequential.
 func TestPost(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.startAgent("pod-b", 2)
@@ -52,6 +53,7 @@ cat("same values\n")
 
 // Twenty plans in a row, some with a plan(sequential) between them.
 func TestPlansInARow(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	agent := r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
@@ -73,6 +75,7 @@ for (i in 1:20) {
 // A task that is too large for its worker's share of the container's memory gets
 // R's own error, and the worker lives.
 func TestTooLargeTask(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	group := memoryGroup(t, 1<<30)
 	agent := launch(t, nil, "sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, group, filepath.Join(bin, "worker-agent"),
@@ -124,6 +127,7 @@ func memoryGroup(t *testing.T, limit int64) string {
 
 // Two sessions at once; one is killed and gives its workers back.
 func TestTwoSessions(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 4)
 	r.awaitWarm(4)
@@ -155,6 +159,7 @@ x <- value(future(Sys.sleep(3600)))
 // Two sessions plan at the same moment, each for all workers there are: one has
 // them first, then the other, and neither sees an error.
 func TestTwoPlansAtOnce(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 4)
 	r.awaitWarm(4)
@@ -165,8 +170,8 @@ cat("waiting\n")
 while (!file.exists(%q)) Sys.sleep(0.001)
 for (i in 1:5) {
   plan(cluster, workers = 4, manual = TRUE, quiet = TRUE)
-  f <- lapply(1:4, function(k) future(Sys.getpid()))
-  stopifnot(length(unique(unlist(value(f)))) == 4)
+  f <- lapply(1:4, function(k) future(k))
+  stopifnot(identical(value(f), as.list(1:4)))
   plan(sequential)
 }
 cat("had all each time\n")
@@ -188,6 +193,7 @@ cat("had all each time\n")
 // A session is killed while it sends to a worker that computes: the worker is ended
 // and replaced, long before its call is done.
 func TestKilledWhileSending(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 1)
 	r.awaitWarm(1)
@@ -215,6 +221,7 @@ cat("sent\n")
 // More nodes than workers: an R error that says what is missing and why, and the
 // workers are free again.
 func TestTooManyNodes(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t, "--demand-timeout", "2s")
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
@@ -248,6 +255,7 @@ cat(conditionMessage(e), "\n")
 
 // A cluster that starts its own workers keeps them, whatever the pool holds.
 func TestLocalClustersAreLeftAlone(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
@@ -260,7 +268,7 @@ parallel::stopCluster(cl)
 cl <- parallel::makePSOCKcluster(2)
 stopifnot(all(unlist(parallel::clusterCall(cl, Sys.getenv, "WORKER_AGENT_TEST", "own")) == "own"))
 parallel::stopCluster(cl)
-`)
+`, r.classic())
 	r.awaitWarm(2)
 	if got := r.metric("rendezvous_binds_total"); got != "0" {
 		t.Errorf("%s nodes of local clusters were given workers", got)
@@ -270,6 +278,7 @@ parallel::stopCluster(cl)
 // A worker that is killed: idle, nobody notices; by its own task, each time, that
 // future fails and the others go on.
 func TestKilledWorker(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
@@ -301,6 +310,7 @@ stopifnot(grepl("worker pod-a/[0-2] was lost in this call: killed by SIGKILL", c
 
 // The classics: parallel, foreach, furrr, progress, a large object.
 func TestParallelPackages(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
@@ -342,7 +352,7 @@ parallel::stopCluster(cl)`,
 			r.awaitWarm(2)
 			inner := *r
 			inner.t = t
-			inner.R(code)
+			inner.R(code, r.classic())
 		})
 	}
 	r.awaitWarm(2)

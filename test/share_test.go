@@ -13,6 +13,7 @@ import (
 // A plan with more nodes than there are workers: futures wait their turn, and a worker
 // goes from node to node as it is.
 func TestMoreNodesThanWorkers(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
@@ -58,6 +59,7 @@ cat("all identical\n")
 
 // Two sessions share a pool that either would use up: both get on, whoever came first.
 func TestSessionsShare(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
@@ -89,6 +91,7 @@ func TestSessionsShare(t *testing.T) {
 // A pool that grows is used at once by what computes already, and one that shrinks does
 // not disturb it.
 func TestPoolGrowsAndShrinks(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 1)
 	r.awaitWarm(1)
@@ -115,6 +118,7 @@ func TestPoolGrowsAndShrinks(t *testing.T) {
 
 // Without a worker a plan is the R error that says so.
 func TestSharedPlanWithoutWorkers(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t, "--demand-timeout=1s")
 	out := r.R(`
 library(future)
@@ -129,6 +133,7 @@ cat(e, "\n")
 // The workers of a cluster of the parallel package have state of their own: they are
 // nobody else's, however long they idle and whoever waits.
 func TestStateStays(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t, "--demand-timeout=15s")
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)

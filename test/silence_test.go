@@ -100,6 +100,7 @@ func (n *network) await(what string, ok func(api.State) bool) (last api.State) {
 // a worker that may be dead is handed to nobody, and when the network is back the
 // idle worker is the same as before.
 func TestSilentNetwork(t *testing.T) {
+	t.Parallel()
 	certs := filepath.Join(t.TempDir(), "certs")
 	n := newNetwork(t)
 	n.run(filepath.Join(bin, "rendezvous"), "certs", "--dir", certs)
@@ -176,6 +177,7 @@ cat(conditionMessage(e), "\n")
 // in silence, at every moment of a future: it runs again on another, but for where R has
 // part of the answer, and the lost one does not compute for nobody.
 func TestRerunAfterNetworkFailure(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]func(*network){"reset": (*network).reset, "silence": (*network).cut} {
 		for _, moment := range []string{"before", "request", "computing", "answer"} {
 			t.Run(name+" "+moment, func(t *testing.T) {

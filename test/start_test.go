@@ -18,6 +18,7 @@ import (
 // Workers that cannot start: the agent lives on and is not ready, its log and the
 // rendezvous say why, and the attempts come further and further apart.
 func TestWorkerThatCannotStart(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		launch func(t *testing.T, r *runtime) *process
@@ -37,6 +38,7 @@ func TestWorkerThatCannotStart(t *testing.T) {
 		}, "temporary file"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			r := startRendezvous(t, "--demand-timeout", "1s")
 			agent := tc.launch(t, r)
 			admin := agent.field("worker agent is up", "admin")
@@ -61,6 +63,7 @@ func TestWorkerThatCannotStart(t *testing.T) {
 
 // A package that cannot be installed is a reason not to be ready, too.
 func TestPackageThatFails(t *testing.T) {
+	t.Parallel()
 	repository := t.TempDir()
 	contrib := filepath.Join(repository, "src", "contrib")
 	if err := os.MkdirAll(contrib, 0o755); err != nil {
@@ -147,6 +150,7 @@ func get(t *testing.T, address, path string) (status int, body string) {
 // What a worker is: its machine, R's version, and its memory, which follows what it does
 // with the heartbeats.
 func TestWhatAWorkerIs(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 1, "--node", "node-1")
 	version, err := exec.Command("Rscript", "-e", "cat(as.character(getRversion()))").Output()

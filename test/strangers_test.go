@@ -22,6 +22,7 @@ import (
 // Whoever knocks at the agents' port without being an agent is refused and
 // counted; a computation under way does not notice, and an agent still gets in.
 func TestStrangersAtTheAgentsPort(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
@@ -143,18 +144,19 @@ func clientTLS(t *testing.T, dir string) *tls.Config {
 // Listeners in the port range that are no R sessions: the worker that was meant
 // for them goes back untouched, and those of other users are not even asked.
 func TestStrangersInThePortRange(t *testing.T) {
+	t.Parallel()
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 1)
 	r.awaitWarm(1)
 	before := r.await("a warm worker", func(s api.State) bool { return count(s, pool.Warm) == 1 })
 
 	other := r.startOtherUsersR(t)
-	web := listenInRange(t)
+	web := r.listenInRange()
 	server := &http.Server{Handler: http.NotFoundHandler()}
 	t.Cleanup(func() { server.Close() })
 	go func() { _ = server.Serve(web) }()
 	var met atomic.Int32
-	silent := listenInRange(t)
+	silent := r.listenInRange()
 	go func() {
 		for {
 			conn, err := silent.Accept()
@@ -188,15 +190,15 @@ func TestStrangersInThePortRange(t *testing.T) {
 }
 
 // listenInRange listens where R sessions do.
-func listenInRange(t *testing.T) net.Listener {
-	t.Helper()
-	for port := 11900; port < 12000; port++ {
+func (r *runtime) listenInRange() net.Listener {
+	r.t.Helper()
+	for port := r.last; port >= r.first; port-- {
 		if listener, err := net.Listen("tcp4", fmt.Sprintf("0.0.0.0:%d", port)); err == nil {
-			t.Cleanup(func() { listener.Close() })
+			r.t.Cleanup(func() { listener.Close() })
 			return listener
 		}
 	}
-	t.Fatal("no port from 11900 to 11999 is free")
+	r.t.Fatalf("no port from %d to %d is free", r.first, r.last)
 	return nil
 }
 
@@ -209,7 +211,7 @@ type otherUsersR struct {
 
 func (r *runtime) startOtherUsersR(t *testing.T) *otherUsersR {
 	t.Helper()
-	free := listenInRange(t)
+	free := r.listenInRange()
 	port := free.Addr().(*net.TCPAddr).Port
 	free.Close()
 	cmd := exec.Command("Rscript", "--vanilla", "-e", fmt.Sprintf(`
@@ -249,6 +251,7 @@ cat(if (socketSelect(list(s), FALSE, 0)) "somebody\n" else "nobody\n")`, port))
 // Without TLS, which is for loopback, another user of the machine can pose neither
 // as an agent nor as the rendezvous.
 func TestOtherUsersWithoutTLS(t *testing.T) {
+	t.Parallel()
 	rendezvous := filepath.Join(bin, "rendezvous")
 	agent := filepath.Join(bin, "worker-agent")
 	plain := []string{"--agents-address", "127.0.0.1:0", "--api-address", "127.0.0.1:0", "--admin-address", "127.0.0.1:0"}

@@ -17,8 +17,8 @@ CP=$NODENET.1     # the control plane listens here
 PODNET=10.244
 SVCNET=10.96.0.0/16
 DNSIP=10.96.0.10
-ETCDPORT=23790
-ETCDPEER=23800
+ETCDPORT=12379 # out of the way of the ports that ./test uses, from 20000 on
+ETCDPEER=12380
 # up makes each node's cgroup in each of these; runc adds one under unified.
 CGS="cpu cpuacct cpuset memory devices freezer blkio pids systemd"
 

@@ -35,6 +35,7 @@ cat("computing\n")
 
 // TestSchedulerSideLostBusy is line 4 for the scheduler's side while all workers compute.
 func TestSchedulerSideLostBusy(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless)
 
@@ -73,6 +74,7 @@ cat("planned again\n")
 // TestWorkerContainerKilled is line 4 for a worker's container that is killed, idle and
 // busy: every process of it but the first gets SIGKILL, which that one does not survive.
 func TestWorkerContainerKilled(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless)
 	// The shell does not kill itself, but its container's end may end it: no error counts.

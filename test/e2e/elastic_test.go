@@ -21,6 +21,7 @@ func (n *namespace) awaitNoWorkers() {
 // the post's line, without a number, and go when they are idle, though a session keeps
 // its plan; and again.
 func TestFromZero(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(fromZero)
 	n.awaitNoWorkers()
@@ -81,6 +82,7 @@ cat("done\n")
 // TestElasticSessions is line 3: two sessions on a pool that grows from one to six and
 // shrinks again; every value is right, no future runs twice, and both get on.
 func TestElasticSessions(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(fromZero, "--set worker.autoscaling.min=1")
 	first, second := n.startR(elasticSession), n.startR(elasticSession)

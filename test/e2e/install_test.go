@@ -11,6 +11,7 @@ import (
 
 // TestInstallAndPlan is line 1: install, and at once a plan with all workers.
 func TestInstallAndPlan(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install()
 	names := n.plan(3)
@@ -52,6 +53,7 @@ func TestInstallAndPlan(t *testing.T) {
 
 // TestScale is line 3: the next plan has as many workers as there are pods.
 func TestScale(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless)
 	for _, replicas := range []int{6, 2} {

@@ -11,6 +11,7 @@ import (
 // TestMissingWorkers is line 8: pods that cannot be pulled or scheduled are named in
 // the R error, with Kubernetes' reason.
 func TestMissingWorkers(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.sh(`cat > values.yaml <<'EOF'
 scheduler: {rstudio: false}
@@ -54,6 +55,7 @@ plan(cluster, workers = 3, manual = TRUE, quiet = TRUE)
 // TestMemory is line 9: R's own error for a task that is too large, and a reason
 // everywhere when R is killed for memory all the same.
 func TestMemory(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless, "--set worker.replicas=1 --set worker.resources.limits.memory=512Mi")
 	out := n.r(`

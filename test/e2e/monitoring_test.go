@@ -41,8 +41,9 @@ func (n *namespace) query(expr string) int {
 // TestMonitoring is line 10: a real Prometheus scrapes both programs, and each query of
 // the dashboard and of the alerts finds real series.
 func TestMonitoring(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
-	n.install(headless, "--set rendezvous.demandTimeout=2s --set rendezvous.journal.memory=1 --set rendezvous.journal.disk=0 --set worker.autoscaling.enabled=true --set worker.autoscaling.min=2 --set worker.autoscaling.max=2")
+	n.install(headless, "--set rendezvous.demandTimeout=20s --set rendezvous.journal.memory=1 --set rendezvous.journal.disk=0 --set worker.autoscaling.enabled=true --set worker.autoscaling.min=2 --set worker.autoscaling.max=2")
 	chart := filepath.Join(root(t), "charts/future/files")
 	// Debian's Prometheus is built without the discovery of pods: the test does what the
 	// scrape annotations say in its place.
@@ -142,6 +143,7 @@ stopifnot(inherits(tryCatch(plan(cluster, workers = 9, manual = TRUE, quiet = TR
 // TestManifests is the part of line 11 that only an API server can tell: it takes what
 // the chart renders for every documented profile.
 func TestManifests(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	profiles, err := filepath.Glob("../chart/profiles/*.yaml")
 	if err != nil || len(profiles) == 0 {
@@ -153,8 +155,8 @@ func TestManifests(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The kinds of cert-manager and of the Prometheus operator are not there.
-		n.sh("helm template test " + filepath.Join(root(t), "charts/future") + " --no-hooks --namespace " + n.name + " -f " + profile +
-			" > all.yaml && kubectl create --dry-run=client -o json -f all.yaml > known.json 2> unknown.txt || true")
+		n.sh("helm template test " + filepath.Join(root(t), "charts/future") + " --no-hooks --namespace " + n.name + " -f " + profile + " > all.yaml")
+		n.sh("rm -f known.json; kubectl create --dry-run=client -o json -f all.yaml > known.json 2> unknown.txt || true")
 		n.sh(`if grep -v -e 'no matches for kind "\(Certificate\|Issuer\|PodMonitor\|PrometheusRule\)"' -e 'ensure CRDs are installed first' -e '^resource mapping not found' unknown.txt | grep .; then exit 1; fi`)
 		n.sh("kubectl apply --dry-run=server --validate=strict -f known.json")
 	}

@@ -17,6 +17,7 @@ func (n *namespace) reaches(pod, host string, port int) string {
 
 // TestNetworkPolicy is line 6: who reaches whom, with the policy and without it.
 func TestNetworkPolicy(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless)
 	n.sh(`kubectl run foreign --image=` + rImage() + ` --image-pull-policy=IfNotPresent --command -- Rscript -e 'repeat { s <- serverSocket(9000); close(socketAccept(s, timeout = 1e6)); close(s) }'`)
@@ -75,6 +76,7 @@ func TestNetworkPolicy(t *testing.T) {
 // TestNarrowPolicy is line 6 for the values that narrow the policy: what workers reach
 // outside and of metadata services, who asks names, who reads metrics, who sees RStudio.
 func TestNarrowPolicy(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install("--set worker.replicas=1")
 	// One pod that answers on a port of the name service, and one that a value names.
@@ -141,6 +143,7 @@ func TestNarrowPolicy(t *testing.T) {
 // TestRights: R code of a session has no token, workers have one only where they watch
 // EndpointSlices, and neither account may do more than it needs.
 func TestRights(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless, "--set worker.replicas=1")
 	token := func(where string) string {

@@ -48,8 +48,10 @@ worker: {replicas: 2, env: *env, extraVolumes: *volumes, extraVolumeMounts: *mou
 
 // TestExtraPackages: EXTRA_R_PACKAGES on both sides, with RStudio and without.
 func TestExtraPackages(t *testing.T) {
+	t.Parallel()
 	for name, more := range map[string]string{"rstudio": "", "headless": headless} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newNamespace(t)
 			n.repository()
 			if err := os.WriteFile(filepath.Join(n.dir, "values.yaml"), []byte(packagesValues), 0o644); err != nil {
@@ -78,6 +80,7 @@ cat(future_sapply(1:2, function(i) psockdemo::answer()))
 // TestRestrictedNamespace: without RStudio everything runs where Kubernetes enforces
 // the Pod Security Standard "restricted".
 func TestRestrictedNamespace(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.sh("kubectl label namespace " + n.name + " pod-security.kubernetes.io/enforce=restricted")
 	n.install(headless)
@@ -122,6 +125,7 @@ EOF`)
 
 // TestSharedVolume: a volume that all pods share, and that goes with the release.
 func TestSharedVolume(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless, "--set sharedVolume.enabled=true --set sharedVolume.size=1Gi --set sharedVolume.storageClassName="+n.storageClass())
 	out := n.r(`

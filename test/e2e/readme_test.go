@@ -37,6 +37,7 @@ func quickStart(t *testing.T) (cluster, install, r, look string) {
 
 // TestReadme is what a new user types, as the README has it, line by line.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.dir = root(t)
 	_, install, r, look := quickStart(t)

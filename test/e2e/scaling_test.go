@@ -81,6 +81,7 @@ func (n *namespace) open(gate string) {
 // TestScalingWithoutAPIServer: the API server does not answer the rendezvous for a minute.
 // It needs the cluster of test/cluster.
 func TestScalingWithoutAPIServer(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(elastic, "--set rendezvous.demandTimeout=3m")
 	first := n.startR(session(2, "/tmp/first"))
@@ -94,6 +95,11 @@ func TestScalingWithoutAPIServer(t *testing.T) {
 	n.awaitCondition("ScalingFails", "Unreachable", "the API server does not answer as it should")
 	if errors := n.metric(`rendezvous_scale_errors_total{group="default",reason="Unreachable"}`); errors == "0" {
 		t.Error("no error is counted")
+	}
+	// Who cannot wait is told why.
+	out := n.r(`cat("R says:", tryCatch(rendezvous::cluster(4, timeout = 20), error = conditionMessage), "\n")`)
+	if !strings.Contains(out, "R says: timed out after 20 s") || !strings.Contains(out, "the API server does not answer as it should") {
+		t.Errorf("the R error does not say why:\n%s", out)
 	}
 	// What there is goes on working, and is not touched.
 	n.sh("sleep 60") // the minute of the outage
@@ -114,6 +120,7 @@ func TestScalingWithoutAPIServer(t *testing.T) {
 
 // TestScalingWithQuota: a quota forbids some of the pods that are wanted.
 func TestScalingWithQuota(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(elastic, "--set rendezvous.demandTimeout=30s")
 	n.sh("kubectl create quota few --hard=pods=3") // the scheduler, two workers
@@ -141,6 +148,7 @@ func TestScalingWithQuota(t *testing.T) {
 // TestScalingDeployment: somebody deletes the Deployment, scales it by hand, pauses it;
 // and a helm upgrade leaves the number as it is.
 func TestScalingDeployment(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(elastic, "--set rendezvous.demandTimeout=15s")
 	chart := filepath.Join(root(t), "charts/future")
@@ -156,11 +164,11 @@ func TestScalingDeployment(t *testing.T) {
 	s.await("computed on 2 pods")
 
 	n.sh("helm upgrade --reuse-values test " + chart)
-	n.sh("kubectl rollout pause deployment/future-worker")
-	n.awaitCondition("Paused", "Paused", "pods are added and deleted")
 	if got := n.replicas("future-worker"); got != "2" {
 		t.Errorf("%s replicas after an upgrade", got)
 	}
+	n.sh("kubectl rollout pause deployment/future-worker")
+	n.awaitCondition("Paused", "Paused", "pods are added and deleted")
 	if out := n.r(session(1, "")); !strings.Contains(out, "computed on 1 pods") {
 		t.Errorf("paused:\n%s", out)
 	}
@@ -181,6 +189,7 @@ func TestScalingDeployment(t *testing.T) {
 // TestTwoSchedulers: in one namespace, of two releases with workers of their own, and of
 // one release, by hand, with the same workers.
 func TestTwoSchedulers(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(elastic, "--set rendezvous.demandTimeout=2m")
 	chart := filepath.Join(root(t), "charts/future")
@@ -189,13 +198,14 @@ func TestTwoSchedulers(t *testing.T) {
 	in := func(scheduler, code string) string {
 		return n.sh("kubectl exec -i " + scheduler + " -c scheduler -- Rscript - <<'R'\n" + code + "\nR")
 	}
-	for _, scheduler := range []string{scheduler, "deployment/other-scheduler"} {
+	for scheduler, workers := range map[string]string{scheduler: "future-worker", "deployment/other-scheduler": "other-worker"} {
 		if out := in(scheduler, session(2, "")); !strings.Contains(out, "computed on 2 pods") {
 			t.Errorf("%s: %s", scheduler, out)
 		}
-	}
-	if a, b := n.replicas("future-worker"), n.replicas("other-worker"); a != "2" || b != "2" {
-		t.Errorf("%s and %s replicas", a, b)
+		// They are told to go when nobody has wanted them for a while.
+		if n := n.replicas(workers); n != "2" {
+			t.Errorf("%s of %s", n, workers)
+		}
 	}
 	n.sh("helm uninstall other --wait --timeout 2m")
 
@@ -221,6 +231,10 @@ func TestTwoSchedulers(t *testing.T) {
 		n.eventually("it says that there are pods which serve another", func() bool {
 			return strings.Contains(n.condition(scheduler), "PodsElsewhere, Unconnected: ")
 		})
+	}
+	out := in(both[0], `cat("R says:", tryCatch(rendezvous::cluster(4, timeout = 5), error = conditionMessage), "\n")`)
+	if !strings.Contains(out, "R says: timed out after 5 s") || !strings.Contains(out, "serve no session here: does another rendezvous have them") {
+		t.Errorf("the R error does not say why:\n%s", out)
 	}
 	// One computes while both have pods deleted that nobody needs.
 	n.sh("kubectl scale --replicas=6 deployment/future-worker")

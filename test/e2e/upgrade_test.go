@@ -14,6 +14,7 @@ import (
 // TestUpgrade is lines 5 and 7: other values and another image while workers
 // compute; certificates and password survive; nothing is left in the end.
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install()
 	secrets := func() string {
@@ -81,6 +82,7 @@ func (n *namespace) uninstall() {
 // TestUpgradeScheduler is line 5 for the session's side: other images of R and of the
 // rendezvous. The workers stay, and park at the new one.
 func TestUpgradeScheduler(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless)
 	n.plan(3)
@@ -105,6 +107,7 @@ func TestUpgradeScheduler(t *testing.T) {
 
 // TestScriptAsJob runs an R program with two groups of workers, and ends.
 func TestScriptAsJob(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.sh(`cat > values.yaml <<'EOF'
 scheduler:
