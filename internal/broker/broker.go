@@ -40,12 +40,6 @@ const (
 	// hintFor is the same after a session asked for the number of workers, which
 	// plan(cluster) does just before it listens.
 	hintFor = 2 * time.Second
-	// patience is how long a listener may keep listening after it has accepted our
-	// connection before it counts as no R session. R closes it at once.
-	patience = time.Second
-	// acceptLimit is how long it may take to accept the connection: R does at once, but
-	// its machine may be short of processors.
-	acceptLimit = 10 * time.Second
 )
 
 // Listeners lists listening sockets, as sockdiag.Prober does.

@@ -4,17 +4,13 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
-	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -70,40 +66,6 @@ func TestPairing(t *testing.T) {
 	}
 }
 
-// Sessions of other users are never connected to.
-func TestOtherUsers(t *testing.T) {
-	s := start(t, patience)
-	s.agent("a")
-	other := s.listen(0, uid+1)
-	echo(t, s.listen(0, uid).connect(), exec)
-	if err := other.listener.SetDeadline(time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := other.listener.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("another user's listener was connected to: %v", err)
-	}
-}
-
-// What is no session that wants a worker is told from one, and costs no worker.
-func TestForeignListeners(t *testing.T) {
-	s := start(t, patience)
-	s.agent("a")
-	for reason, behave := range map[string]func(*net.TCPConn){
-		"not_r":       func(*net.TCPConn) {},
-		"own_workers": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, exec) },
-		"hung_up":     func(conn *net.TCPConn) { conn.Close() },
-	} {
-		listener := s.listen(0, uid)
-		behave(listener.accept())
-		s.eventually(reason, func() bool { return s.metric("rendezvous_foreign_listeners_total", reason) == 1 })
-		s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
-		listener.unlist()
-	}
-	if n := s.metric("rendezvous_binds_total", ""); n != 0 {
-		t.Errorf("%g binds, want none", n)
-	}
-}
-
 // A session that goes away before it has said anything gives its worker back.
 func TestSessionThatGoes(t *testing.T) {
 	s := start(t, patience)
@@ -133,7 +95,7 @@ func TestWorkerThatDiesEarly(t *testing.T) {
 // No worker in time: an R error for the node that waited, and at once for the
 // cluster's others; the workers that were held are free again.
 func TestUnmetDemand(t *testing.T) {
-	s := start(t, 50*time.Millisecond)
+	s := start(t, short)
 	s.agent("a")
 	first := s.listen(0, uid)
 	conns := []net.Conn{first.connect()}
@@ -163,7 +125,7 @@ func TestUnmetDemand(t *testing.T) {
 
 // A session gets no more than it may have, and is told so.
 func TestSessionWorkers(t *testing.T) {
-	s := startWith(t, func(c *broker.Config) { c.DemandTimeout, c.SessionWorkers = 50*time.Millisecond, 2 })
+	s := startWith(t, func(c *broker.Config) { c.DemandTimeout, c.SessionWorkers = short, 2 })
 	for _, name := range []string{"a", "b", "c"} {
 		s.agent(name)
 	}
@@ -195,7 +157,7 @@ func TestSessionWorkers(t *testing.T) {
 func TestUnmetDemandNamesPods(t *testing.T) {
 	missing := []pods.Pod{{Name: "a", Reason: "not ready yet"}, {Name: "b", Reason: "ImagePullBackOff: no such image"}}
 	s := startWith(t, func(c *broker.Config) {
-		c.DemandTimeout = 50 * time.Millisecond
+		c.DemandTimeout = short
 		c.Missing = func() []pods.Pod { return slices.Clone(missing) }
 	})
 	s.agent("a")
@@ -339,79 +301,4 @@ func TestPlan(t *testing.T) {
 		clusters := s.Clusters()
 		return len(clusters) == 2 && clusters[1].Nodes[0].State == "waiting"
 	})
-}
-
-// A listener that is no R session is told from one although there is no worker,
-// and a cluster that starts its own workers is not answered.
-func TestForeignListenersWithoutAWorker(t *testing.T) {
-	s := start(t, 50*time.Millisecond)
-	for reason, behave := range map[string]func(*net.TCPConn){
-		"not_r":       func(*net.TCPConn) {},
-		"own_workers": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, exec) },
-	} {
-		listener := s.listen(0, uid)
-		conn := listener.accept()
-		behave(conn)
-		if n, err := io.Copy(io.Discard, conn); n != 0 {
-			t.Errorf("%s: answered with %d bytes (%v)", reason, n, err)
-		}
-		s.eventually(reason, func() bool { return s.metric("rendezvous_foreign_listeners_total", reason) == 1 })
-		listener.unlist()
-	}
-	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 0 {
-		t.Errorf("unmet demand is %g, want none", n)
-	}
-}
-
-// A session that is late to accept the connection, its machine being overloaded, is none
-// the less one.
-func TestLateToAccept(t *testing.T) {
-	var accepted atomic.Bool
-	asked := make(chan struct{}, 1)
-	s := startWith(t, func(c *broker.Config) {
-		c.PeerUID = func(local, remote net.Addr) (uint32, error) {
-			if accepted.Load() {
-				return uid, nil
-			}
-			select {
-			case asked <- struct{}{}:
-			default:
-			}
-			return 0, sockdiag.ErrNotFound
-		}
-	})
-	s.agent("a")
-	listener := s.listen(0, uid)
-	for range 2 {
-		select {
-		case <-asked:
-		case <-time.After(patience):
-			t.Fatal("nobody looks whether it has accepted")
-		}
-	}
-	accepted.Store(true)
-	echo(t, listener.connect(), exec)
-	for _, reason := range []string{"not_r", "hung_up"} {
-		if n := s.metric("rendezvous_foreign_listeners_total", reason); n != 0 {
-			t.Errorf("%g listeners are taken for %s", n, reason)
-		}
-	}
-}
-
-// The port changes hands between the look and the connection: the other user gets
-// nothing.
-func TestPortThatChangesHands(t *testing.T) {
-	s := startWith(t, func(c *broker.Config) {
-		c.PeerUID = func(local, remote net.Addr) (uint32, error) { return uid + 1, nil }
-	})
-	s.agent("a")
-	conn := s.listen(0, uid).connect()
-	if _, err := io.WriteString(conn, exec); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := io.Copy(io.Discard, conn); n != 0 {
-		t.Errorf("answered with %d bytes (%v)", n, err)
-	}
-	s.eventually("the refusal", func() bool { return s.metric("rendezvous_foreign_listeners_total", "other_user") == 1 })
-	s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
 }

@@ -26,6 +26,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds every wait; nothing is expected to come near it.
 const patience = 20 * time.Second
 
+// short is a demand timeout that runs out in tests, and not before a worker that is there
+// has been reserved.
+const short = 500 * time.Millisecond
+
 // uid is the user whose sessions are served.
 const uid = 1000
 

@@ -90,9 +90,6 @@ func read(t *testing.T, conn net.Conn, want string) {
 	}
 }
 
-// short is a demand timeout that runs out in tests.
-const short = 100 * time.Millisecond
-
 // outlast returns when that has run out so many times, of nodes elsewhere that wait in vain.
 func outlast(t *testing.T, times int) {
 	t.Helper()
@@ -207,7 +204,7 @@ func TestTurnsOfWorkersThatStart(t *testing.T) {
 // A session that has lost its worker in a call has the next one before others, and does
 // not wait for what others use.
 func TestTurnsOfWhoHasLost(t *testing.T) {
-	s := start(t, time.Second)
+	s := start(t, 4*short)
 	a := s.computer("a")
 	lost := s.plan(1)[0]
 	call(t, lost, future)
