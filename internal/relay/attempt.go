@@ -94,7 +94,7 @@ func (a *attempt) scan(p []byte) (pass []byte, idle bool) {
 	if s.current != a || a.unfit != "" {
 		return nil, false
 	}
-	if a.replayed < a.repeats || a.seen > 0 || a.verify {
+	if a.replayed < a.repeats || a.seen > 0 || a.verify || len(a.held) > 0 {
 		p = a.filter(p)
 	} else {
 		a.follow(p)

@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -193,8 +194,13 @@ var someRoom = journal.Limits{Each: 1 << 20, Memory: 1 << 20, Disk: 100 << 20}
 
 func startIn(t testing.TB, w *worker, opening []byte, limits journal.Limits) *session {
 	t.Helper()
+	return startWith(t, relay.Recovery{}, w, opening, limits)
+}
+
+func startWith(t testing.TB, recovery relay.Recovery, w *worker, opening []byte, limits journal.Limits) *session {
+	t.Helper()
 	w.name = "worker-a/0"
-	s := newSession(t, relay.Recovery{}, limits)
+	s := newSession(t, recovery, limits)
 	s.worker = w.init()
 	s.run(t, func() (string, error) { return s.Run(w, opening) })
 	receive(t, w.bound, "the worker to be bound")
@@ -223,7 +229,7 @@ func newSession(t testing.TB, recovery relay.Recovery, limits journal.Limits) *s
 	}
 	s := &session{r: r, registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10), needs: make(chan relay.Need, 100)}
 	s.budget = journal.NewBudget(t.TempDir(), limits)
-	recovery.Acquire, recovery.Attempts, recovery.Budget, recovery.Scarce = s.acquire, 3, s.budget, s.scarce.Load
+	recovery.Acquire, recovery.Attempts, recovery.Budget, recovery.Scarce = s.acquire, cmp.Or(recovery.Attempts, 3), s.budget, s.scarce.Load
 	s.Session = relay.New(client, relay.NewMetrics(s.registry).Observer(zap.NewNop()), recovery, s.gone.Load)
 	return s
 }

@@ -68,8 +68,17 @@ func (s *Session) lookForIdleness() {
 // offer lets somebody else have the worker, if the next call can be made on another.
 // Called with the lock held, while no call is under way.
 func (s *Session) offer(idle bool) {
-	if a := s.current; a != nil && !a.draining && s.history.movable(s.once) {
+	if a := s.current; a != nil && !a.draining && s.history.movable(s.runsOnce()) {
 		a.offered = true
 		a.worker.Offer(s.history.sum, idle)
+	}
+}
+
+// reconsider takes an offer back that must not be taken up any more. Called with the lock
+// held.
+func (s *Session) reconsider() {
+	if a := s.current; a != nil && a.offered && !s.history.movable(s.runsOnce()) {
+		a.offered = false
+		a.worker.Keep()
 	}
 }

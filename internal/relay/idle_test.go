@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"testing"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/relay"
 )
 
 // A large future's data is kept until it is done, and no longer.
@@ -64,4 +66,27 @@ func TestOffered(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A session whose futures run once keeps a worker between the calls of one, and takes it
+// back if it was offered before that was said.
+func TestNotOffered(t *testing.T) {
+	t.Parallel()
+	between := func(attempts int) *session {
+		s := startWith(t, relay.Recovery{Attempts: attempts}, &worker{}, nil, someRoom)
+		s.write(t, reset())
+		s.worker.await(t, len(reset()))
+		s.Data(confirmed())
+		s.read(t, len(confirmed()))
+		return s
+	}
+	once, later := between(1), between(3)
+	receive(t, later.worker.offers, "the worker to be offered")
+	select {
+	case <-once.worker.offers:
+		t.Error("a worker is offered whose future must not run twice")
+	default:
+	}
+	later.Once(true)
+	receive(t, later.worker.kept, "it to be taken back")
 }

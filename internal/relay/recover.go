@@ -58,12 +58,14 @@ func (s *Session) lost(a *attempt) {
 }
 
 // detach gives up a worker whose agent drains, or that somebody else should have, if no
-// call is under way: the session's next one goes to another.
+// call is under way: the session's next one goes to another. One that drains between two
+// calls of a future which does not run twice is kept for the rest of it.
 func (s *Session) detach(a *attempt) {
 	s.sending.Lock()
 	s.mu.Lock()
 	unasked := s.midway || s.activity.Opaque
-	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining || a.offered && a.worker.Yield())
+	within := s.history.reset && !s.history.done && s.runsOnce()
+	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining && !within || a.offered && a.worker.Yield())
 	if unasked && a.offered { // the worker sends what nobody has asked for: it is none to pass on
 		a.offered = false
 		a.worker.Keep()
@@ -100,7 +102,9 @@ func (s *Session) settle(ctx context.Context) bool {
 		}
 	}
 	if s.explainLosses() && err.reason != NoWorker {
-		_, _, err = s.state()
+		if _, _, err = s.state(); err == nil { // Once has been told otherwise meanwhile
+			return s.settle(ctx)
+		}
 	}
 	return s.answer(err)
 }
@@ -155,7 +159,7 @@ func (s *Session) recoverable() *lostError {
 		return &lostError{Answered, text}
 	case (!h.reset || h.done) && !s.vacancy.taken:
 		return &lostError{NoReset, text}
-	case (s.once || s.recovery.Attempts <= 1) && (s.vacancy.inCall || len(h.since.outcomes) > 0):
+	case s.runsOnce() && (s.vacancy.inCall || len(h.since.outcomes) > 0):
 		return &lostError{Attempts, text}
 	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts:
 		return &lostError{Attempts, s.explainDeaths(text)}
@@ -251,7 +255,7 @@ func (s *Session) replay(worker Worker) (bound bool) {
 		s.current = nil
 		return false
 	}
-	defer s.commit(a)
+	defer s.commit()
 	frame := make([]byte, Headroom+firstBuffer)
 	for {
 		n, err := kept.Read(frame[Headroom:])
@@ -274,16 +278,13 @@ func (s *Session) replay(worker Worker) (bound bool) {
 	}
 }
 
-// commit keeps what a has been sent with the rest, if there is room: else the worker, which
+// commit keeps what the worker has been sent with the rest, if there is room: else the worker, which
 // may have answered meanwhile, is the session's alone. Called with sending held.
-func (s *Session) commit(a *attempt) {
+func (s *Session) commit() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.history.commit()
-	if a.offered && !s.history.movable(s.once) {
-		a.offered = false
-		a.worker.Keep()
-	}
+	s.reconsider()
 }
 
 // answer puts an R error in the place of every answer that is due. It reports whether

@@ -3,11 +3,13 @@ package relay_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -52,6 +54,32 @@ func (s *session) future(t *testing.T, last []byte) (sent []byte) {
 	sent = append(sent, last...)
 	s.worker.await(t, len(sent))
 	return sent
+}
+
+// What another worker answers arrives cut anywhere: the session reads on where it was.
+func TestRerunCut(t *testing.T) {
+	last := call("EXEC", []byte("compute"))
+	repeated := bytes.Join([][]byte{confirmed(), value("set"), condition("1")}, nil)
+	news := append(condition("2"), value("42")...)
+	answers := append(repeated, news...)
+	for cut := 1; cut < len(answers); cut++ {
+		s := start(t, &worker{}, nil)
+		sent := s.future(t, last)
+		s.Data(condition("1"))
+		s.read(t, len(condition("1")))
+		s.lose(t, "killed").await(t, len(sent))
+		s.Data(answers[:cut])
+		s.Data(answers[cut:])
+		if busy := s.Activity().Busy; busy {
+			t.Fatalf("cut at %d of %d: the call is not answered", cut, len(answers))
+		}
+		s.r.CloseWrite()
+		receive(t, s.worker.ended, "the worker to be ended")
+		s.Ended("its session ended")
+		if got, err := io.ReadAll(s.r); !bytes.Equal(got, news) {
+			t.Fatalf("cut at %d of %d: R reads %d of %d bytes (%v)", cut, len(answers), len(got), len(news), err)
+		}
+	}
 }
 
 // A worker that is lost at each moment of a future: another one is sent all of it,
@@ -351,6 +379,53 @@ func TestOnce(t *testing.T) {
 			s.ends(t, "killed")
 			s.write(t, last)
 			s.readError(t, "worker other was lost before this call: killed")
+		})
+	}
+}
+
+// A user who lets futures run twice, while it is being found out why the worker of one was
+// lost that must not, gets it run again.
+func TestOnceNoMore(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	s.Once(true)
+	sent := s.future(t, call("EXEC", []byte("compute")))
+	other := newWorker("other")
+	s.spare <- other
+	s.worker.sink.Ended("its connection was lost", func() string {
+		s.Once(false)
+		return "OOMKilled"
+	})
+	receive(t, other.bound, "another worker to be bound")
+	s.worker = other
+	other.await(t, len(sent))
+}
+
+// Between two calls of a future that does not run twice the worker is the session's, also
+// when its agent drains.
+func TestOnceDrained(t *testing.T) {
+	last := call("EXEC", []byte("compute"))
+	for name, start := range map[string]func() *session{
+		"once": func() *session {
+			s := start(t, &worker{}, nil)
+			s.Once(true)
+			return s
+		},
+		"one attempt": func() *session {
+			return startWith(t, relay.Recovery{Attempts: 1}, &worker{}, nil, someRoom)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start()
+			s.write(t, reset())
+			s.worker.await(t, len(reset()))
+			s.Data(confirmed())
+			s.read(t, len(confirmed()))
+			s.Drain()
+			s.write(t, last)
+			s.worker.await(t, len(reset())+len(last))
+			s.Data(result())
+			s.read(t, len(result()))
+			receive(t, s.worker.ended, "the worker to be ended after the future")
 		})
 	}
 }

@@ -264,7 +264,11 @@ func (s *Session) Once(once bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.once = once
+	s.reconsider()
 }
+
+// runsOnce reports whether no future runs twice. Called with the lock held.
+func (s *Session) runsOnce() bool { return s.once || s.recovery.Attempts <= 1 }
 
 // Shares reports whether the session's worker goes to others between its calls: it runs
 // futures, and nothing else.
