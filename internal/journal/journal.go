@@ -151,6 +151,9 @@ func (j *Journal) spill(p []byte) error {
 	}
 	if err := j.write(p); err != nil {
 		j.budget.give(0, n)
+		if j.disk == 0 {
+			j.closeFile() // a journal that holds nothing need not be reset
+		}
 		return fmt.Errorf("journal: %w", err)
 	}
 	j.disk += n
@@ -190,8 +193,13 @@ func (j *Journal) Reader() io.Reader {
 // Reset forgets everything and gives back what it took of the budget.
 func (j *Journal) Reset() {
 	j.budget.give(j.taken, j.disk)
+	j.closeFile()
+	*j = Journal{budget: j.budget, free: j.free}
+}
+
+func (j *Journal) closeFile() {
 	if j.file != nil {
 		j.file.Close() // it has no name any more: nothing is lost that is wanted
+		j.file = nil
 	}
-	*j = Journal{budget: j.budget, free: j.free}
 }

@@ -6,8 +6,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/journal"
@@ -111,4 +113,45 @@ func TestNoDirectory(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	j.Reset()
+}
+
+// A full disk is an error that leaves nothing open, and that passes.
+func TestFullDisk(t *testing.T) {
+	j := journal.New(journal.NewBudget(t.TempDir(), journal.Limits{Disk: 1 << 20}), 0)
+	defer j.Reset()
+	before := openFiles(t)
+	signal.Ignore(syscall.SIGXFSZ) // else it ends the process
+	defer signal.Reset(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	err := j.Append([]byte("lost"))
+	if failed := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); failed != nil {
+		t.Fatal(failed)
+	}
+	if !errors.Is(err, syscall.EFBIG) || j.Size() != 0 {
+		t.Errorf("Append: %v, size %d", err, j.Size())
+	}
+	if after := openFiles(t); after != before {
+		t.Errorf("%d files are open, %d were", after, before)
+	}
+	if err := j.Append([]byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(j.Reader()); err != nil || string(got) != "kept" {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
 }
