@@ -86,7 +86,8 @@ type Broker struct {
 	hints  chan struct{}
 
 	mu       sync.Mutex
-	clusters map[uint16]*cluster // by port
+	clusters map[*cluster]bool
+	latest   map[place]*cluster // the one that began last
 	nextID   int
 	plans    []plan // for clusters that have not begun
 	blind    error  // why sessions are not seen at present
@@ -96,7 +97,7 @@ type Broker struct {
 func New(config Config) *Broker {
 	b := &Broker{
 		config: config, served: make(map[uint32]bool),
-		hints: make(chan struct{}, 1), clusters: make(map[uint16]*cluster),
+		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster),
 	}
 	for _, uid := range config.UIDs {
 		b.served[uid] = true
@@ -215,13 +216,14 @@ func (b *Broker) reconcile(known map[uint64]*demand, found []sockdiag.Listener, 
 func (b *Broker) Once(uid uint32, ports []uint16, once bool) (nodes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, port := range ports {
-		if c := b.clusters[port]; c != nil && c.uid == uid {
-			for n := range c.nodes {
-				if n.session != nil {
-					n.session.Once(once)
-					nodes++
-				}
+	for c := range b.clusters {
+		if c.uid != uid || !slices.Contains(ports, c.port) {
+			continue
+		}
+		for n := range c.nodes {
+			if n.session != nil {
+				n.session.Once(once)
+				nodes++
 			}
 		}
 	}
@@ -290,8 +292,8 @@ func (b *Broker) available(group string, ports []uint16, holds func(*node) bool)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for port, c := range b.clusters {
-		if slices.Contains(ports, port) {
+	for c := range b.clusters {
+		if slices.Contains(ports, c.port) {
 			continue
 		}
 		for node := range c.nodes {
@@ -310,7 +312,7 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 	if c.shared { // any of them
 		number = 0
 	}
-	for _, other := range b.clusters {
+	for other := range b.clusters {
 		for n := range other.nodes {
 			if n.session != nil && n.session.Activity().Unread {
 				unread++

@@ -12,12 +12,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// cluster is the nodes of one makeClusterPSOCK() call, told by the port that they
+// place is where the nodes of one cluster listen, one after the other.
+type place struct {
+	uid  uint32
+	port uint16
+}
+
+// cluster is the nodes of one makeClusterPSOCK() call, told by the place that they
 // share. Guarded by Broker.mu.
 type cluster struct {
+	place
 	id     int
-	port   uint16
-	uid    uint32
 	tenant *pool.Tenant
 	// shared: its nodes are for futures, and take turns on what workers there are. Each is
 	// connected without one and holds one only while it has use for it. The nodes of other
@@ -81,28 +86,49 @@ func (c *cluster) isReady() bool {
 // name is how logs and tables call the cluster.
 func (c *cluster) name() string { return fmt.Sprintf("cluster %d (port %d)", c.id, c.port) }
 
-// join makes n a node of the cluster on its port.
+// join makes n a node of a cluster.
 func (b *Broker) join(n *node) *cluster {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := b.clusters[n.demand.Port]
-	if c == nil {
-		b.nextID++
-		c = &cluster{
-			id: b.nextID, port: n.demand.Port, uid: n.demand.UID, lease: b.leaseOf(n.demand),
-			since: n.demand.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
-		}
-		if c.lease != nil {
-			c.tenant, c.shared = c.lease.Tenant, c.lease.Share
-		} else {
-			c.tenant, c.plan = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers), b.takePlan(c.uid)
-			c.shared = c.plan != nil
-		}
-		b.clusters[c.port] = c
-	}
+	c := b.clusterOf(n.demand)
 	c.nodes[n] = true
 	c.most = max(c.most, len(c.nodes))
 	b.poke()
+	return c
+}
+
+// clusterOf is the cluster that d is of: the latest of its place, or a new one. One that
+// has made a call is complete, and its port free for others, while it lives: what listens
+// there is another cluster if a plan was announced, else taken for a node that is made
+// again (parallelly::cloneNode). Called with the lock held.
+func (b *Broker) clusterOf(d *demand) *cluster {
+	where := place{uid: d.UID, port: d.Port}
+	latest := b.latest[where]
+	if latest != nil && !latest.isReady() {
+		return latest
+	}
+	var terms *lease.Terms
+	if latest == nil { // else it has the lease of the port
+		terms = b.leaseOf(d)
+	}
+	var announced *plan
+	if terms == nil {
+		announced = b.takePlan(d.UID)
+	}
+	if latest != nil && announced == nil {
+		return latest
+	}
+	b.nextID++
+	c := &cluster{
+		place: where, id: b.nextID, lease: terms, plan: announced, shared: announced != nil,
+		since: d.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
+	}
+	if terms != nil {
+		c.tenant, c.shared = terms.Tenant, terms.Share
+	} else {
+		c.tenant = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers)
+	}
+	b.clusters[c], b.latest[where] = true, c
 	return c
 }
 
@@ -120,7 +146,10 @@ func (b *Broker) leave(n *node) {
 	if len(c.nodes) > 0 {
 		return
 	}
-	delete(b.clusters, c.port)
+	delete(b.clusters, c)
+	if b.latest[c.place] == c {
+		delete(b.latest, c.place)
+	}
 	if c.plan != nil {
 		b.plans = append(b.plans, *c.plan)
 	}
@@ -251,7 +280,7 @@ func (b *Broker) Clusters() []ClusterSnapshot {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	all := make([]ClusterSnapshot, 0, len(b.clusters))
-	for _, c := range b.clusters {
+	for c := range b.clusters {
 		s := ClusterSnapshot{ID: c.id, Port: c.port, UID: c.uid, Since: c.since, Refusal: c.refusal}
 		for n := range c.nodes {
 			s.Nodes = append(s.Nodes, n.snapshot())

@@ -78,8 +78,8 @@ func (b *Broker) Occupied() (map[uint16]bool, error) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for port := range b.clusters {
-		occupied[port] = true
+	for c := range b.clusters {
+		occupied[c.port] = true
 	}
 	return occupied, nil
 }

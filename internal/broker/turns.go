@@ -83,7 +83,7 @@ func (b *Broker) inUse(group string) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, c := range b.clusters {
+	for c := range b.clusters {
 		for n := range c.nodes {
 			if n.latest == nil || !pool.InGroup(n.latest.Group(), group) || n.session == nil || n.session.Worker() == "" {
 				continue

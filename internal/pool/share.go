@@ -258,6 +258,9 @@ func (p *Pool) recallUntouched() (again time.Duration) {
 	var claims []*waiter
 	ordinary := false
 	for _, t := range p.queue {
+		if t.full() {
+			continue
+		}
 		for _, u := range t.waiting {
 			if !u.promised && !(u.Whole && t.age == p.tenants) { // the youngest has no claims
 				claims = append(claims, u)
@@ -284,6 +287,9 @@ func (p *Pool) recallUntouched() (again time.Duration) {
 		return cmp.Or(cmp.Compare(b.tenant.age, a.tenant.age), cmp.Compare(b.number, a.number))
 	})
 	for _, u := range claims {
+		if u.Tenant.full() { // by an earlier claim
+			continue
+		}
 		i := slices.IndexFunc(untouched, func(w *Worker) bool {
 			return InGroup(w.slot.hello.Group, u.Group) && u.claims(w)
 		})

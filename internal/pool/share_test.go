@@ -264,6 +264,26 @@ func TestMost(t *testing.T) {
 	}
 }
 
+// A tenant that has all that it may have claims nothing that another holds untouched.
+func TestMostUntouched(t *testing.T) {
+	t.Parallel()
+	r := start(t, nil)
+	older := pool.Want{Tenant: r.NewTenant("older", 1), Whole: true}
+	younger := pool.Want{Tenant: r.NewTenant("younger", 0), Whole: true}
+	take := func(name string, want pool.Want) *pool.Worker {
+		a := r.park(t, name)
+		got := r.acquireWanted(r.ctx, want)
+		a.grant()
+		return mustGet(t, got)
+	}
+	take("a", older)
+	w := take("b", younger)
+	r.queueWanted(t, older)
+	if recalled(w) {
+		t.Error("a worker is recalled for a tenant that has all it may have")
+	}
+}
+
 // A caller that wants a worker of some group gets no other.
 func TestGroups(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,75 @@
+package broker_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// R listens on a cluster's port only while it connects its nodes. Another session that gets
+// the port afterwards has a cluster of its own, and R processes of its own.
+func TestPortOfALivingCluster(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		uid     int
+		planned bool
+	}{
+		"another user's":         {uid + 1, false},
+		"another user's plan":    {uid + 1, true},
+		"another plan of theirs": {uid, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startWith(t, func(c *broker.Config) { c.UIDs = []uint32{uid, uid + 1} })
+			a := s.computer("a")
+			s.eventually("it to be warm", func() bool { return s.count(pool.Warm) == 1 })
+			s.Plan(uid, "one")
+			first := s.listen(0, uid)
+			mine := first.connect()
+			call(t, mine, introduction)
+			a.called(t)
+			a.answer(t, "me")
+			read(t, mine, "me")
+			if tc.planned {
+				s.Plan(uint32(tc.uid), "two")
+			}
+			theirs := s.listen(first.port, tc.uid).connect()
+			call(t, theirs, introduction)
+			a.called(t)
+			clusters := s.Clusters()
+			if len(clusters) != 2 || len(clusters[0].Nodes) != 1 || clusters[0].UID != uid || len(clusters[1].Nodes) != 1 || clusters[1].UID != uint32(tc.uid) {
+				t.Fatalf("the clusters are %+v", clusters)
+			}
+			if got, want := s.pool.Workers()[0].Cluster, fmt.Sprintf("cluster %d (port %d)", clusters[1].ID, first.port); got != want {
+				t.Errorf("the worker is %s's, want %s's", got, want)
+			}
+			if n := s.Once(uid, []uint16{uint16(first.port)}, true); n == 0 {
+				t.Error("the first session's cluster is not known any more")
+			}
+			a.answer(t, "me too")
+			read(t, theirs, "me too")
+			mine.Close()
+			s.eventually("the first cluster's end", func() bool { return len(s.Clusters()) == 1 })
+			call(t, theirs, introduction)
+			a.called(t)
+			a.answer(t, "still me")
+			read(t, theirs, "still me")
+		})
+	}
+}
+
+// A node that is made again, which nothing announces, is of the cluster that it was of.
+func TestNodeMadeAgain(t *testing.T) {
+	s := start(t, patience)
+	s.Plan(uid, "one")
+	first := s.listen(0, uid)
+	call(t, first.connect(), introduction)
+	s.eventually("the cluster to be ready", func() bool { return s.metric("rendezvous_clusters_total", "") == 1 })
+	s.listen(first.port, uid).connect()
+	s.eventually("its second node", func() bool {
+		clusters := s.Clusters()
+		return len(clusters) == 1 && len(clusters[0].Nodes) == 2 && clusters[0].Nodes[1].State == "vacant"
+	})
+}
