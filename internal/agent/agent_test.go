@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -141,6 +142,61 @@ func TestDrain(t *testing.T) {
 	}
 	s.expectDeaths("drained", 0)
 	s.eventually("no slot", func() bool { return len(s.Workers()) == 0 })
+}
+
+// A worker that was reserved when the rendezvous was lost, and that nobody has touched,
+// does not keep an agent that drains.
+func TestDrainDisconnected(t *testing.T) {
+	s := start(t, "echo", func(c *agent.Config) { c.DrainBudget = 10 * patience })
+	s.await(pool.Warm, 1)
+	address := s.agents.Addr().String()
+	s.shutDown()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	raw, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := link.Accept(context.Background(), raw, nil, link.Timing{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	read := func(want link.Type) {
+		t.Helper()
+		for {
+			frame, err := conn.Next()
+			if err != nil {
+				t.Fatalf("waiting for %s: %v", want, err)
+			}
+			if frame.Type == want {
+				return
+			}
+		}
+	}
+	read(link.Hello)
+	if err := conn.Send(link.Welcome, link.WelcomeMessage{Version: link.Version}); err != nil {
+		t.Fatal(err)
+	}
+	read(link.State) // warm
+	if err := conn.SendNumber(link.Reserve, 1); err != nil {
+		t.Fatal(err)
+	}
+	read(link.Reserved)
+	s.stop()
+	read(link.State) // draining
+	conn.Close()
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("the agent waits for a release that nobody sends")
+	}
 }
 
 // The budget is spent: the worker is ended in the middle of its call.

@@ -215,15 +215,19 @@ func (s *slot) release(number uint32) {
 }
 
 // disconnected fences a worker that is in a session: the session is lost to it,
-// and it must not go on computing. An untouched one is parked again.
+// and it must not go on computing. An untouched one is parked again, or ends if the agent
+// does: nobody releases it any more.
 func (s *slot) disconnected() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn = nil
 	if w := s.worker; w != nil && w.reserved {
 		w.reserved = false
-		if w.wasUsed() {
+		switch {
+		case w.wasUsed():
 			w.finish("the connection to the rendezvous was lost")
+		case s.draining:
+			w.finish("the agent is stopping")
 		}
 	}
 }

@@ -56,10 +56,11 @@ func (m *Manager) keep(l *lease, p *place) (replace bool) {
 		case <-p.worker.Over():
 		case <-l.gathering.Done():
 		case <-recalled:
-			if !m.mayGiveBack(l) {
-				recalled = nil // it has been taken back
-				continue
+			if m.giveBack(l, p) {
+				return true
 			}
+			recalled = nil // it has been taken back
+			continue
 		}
 		return m.drop(l, p)
 	}
@@ -89,24 +90,16 @@ func (m *Manager) hold(l *lease, p *place) bool {
 func (m *Manager) drop(l *lease, p *place) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for i, other := range l.held {
-		if other == p {
-			l.held = append(l.held[:i], l.held[i+1:]...)
-			if l.live() {
-				l.tell()
-			}
-			return true
-		}
-	}
-	return false
+	return l.remove(p)
 }
 
-// mayGiveBack: a lease that waits for others gives back what somebody who comes before
-// it waits for, as a cluster does that forms. One that is ready has been promised.
-func (m *Manager) mayGiveBack(l *lease) bool {
+// giveBack drops p while l waits for others: such a lease gives back what somebody who
+// comes before it waits for, as a cluster does that forms. One that is ready has been
+// promised.
+func (m *Manager) giveBack(l *lease, p *place) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return l.state == Waiting
+	return l.state == Waiting && l.remove(p)
 }
 
 // settle makes l ready, whose workers are all reserved. A session without a lease may

@@ -7,6 +7,7 @@ package lease
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/pool"
@@ -165,6 +166,19 @@ func (l *lease) want() pool.Want {
 func (l *lease) live() bool { return l.state != Refused && l.state != Ended }
 
 func (l *lease) ready() int { return len(l.held) + l.taken }
+
+// remove forgets p, unless its worker has been taken.
+func (l *lease) remove(p *place) bool {
+	i := slices.Index(l.held, p)
+	if i < 0 {
+		return false
+	}
+	l.held = slices.Delete(l.held, i, i+1)
+	if l.live() {
+		l.tell()
+	}
+	return true
+}
 
 // tell notes a change.
 func (l *lease) tell() {

@@ -98,14 +98,17 @@ func (c *Conn) writeHeartbeat() {
 	}
 }
 
-// TrySend is Send for what can wait: it does nothing while a write is under way, and
-// closes the connection when its own fails.
+// TrySend is Send for what can wait: it does nothing while a write is under way or would
+// wait for the other side to read, and closes the connection when its own fails.
 func (c *Conn) TrySend(t Type, message any) (sent bool) {
 	frame, err := encode(t, message)
 	if err != nil || !c.writing.TryLock() {
 		return false
 	}
 	defer c.writing.Unlock()
+	if !c.socket.Writable() {
+		return false
+	}
 	if _, err := c.conn.Write(frame); err != nil {
 		c.Close()
 		return false
