@@ -1,8 +1,10 @@
 package test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -86,6 +88,40 @@ func TestSessionsShare(t *testing.T) {
 		t.Errorf("%s futures ran again", n)
 	}
 	r.awaitWarm(3)
+}
+
+// Two sessions plan on one fixed port, which R leaves as soon as its nodes are connected:
+// each has a cluster of its own, and nothing of the other's.
+func TestSessionsOnOnePort(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 1)
+	r.awaitWarm(1)
+	plan := fmt.Sprintf(`
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE, port = %d)
+`, r.first)
+	gate := filepath.Join(t.TempDir(), "gate")
+	first := r.startR(plan+`
+pid <- value(future(Sys.getpid()))
+cat("first", pid, "\n")
+while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)
+cat("same value", value(future(6 * 7)), "\n")
+`, "GATE="+gate, "NSLOTS=2")
+	first.awaitText("first ")
+	second := r.R(plan+`
+cat("second", value(future(Sys.getpid())), "\n")
+`, "NSLOTS=2")
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	first.awaitText("same value 42")
+	if code := first.wait(); code != 0 {
+		t.Errorf("R exited with %d", code)
+	}
+	if pids := regexp.MustCompile(`(?:first|second) (\d+)`).FindAllStringSubmatch(first.text()+second, -1); len(pids) != 2 || pids[0][1] == pids[1][1] {
+		t.Errorf("the sessions had %q", pids)
+	}
 }
 
 // A pool that grows is used at once by what computes already, and one that shrinks does
