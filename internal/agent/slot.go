@@ -23,8 +23,8 @@ type slot struct {
 	index int
 	log   *zap.Logger
 
-	// telling is held while the slot's state changes and the rendezvous is told, so
-	// that it hears the last state last. Taken before mu.
+	// telling is held while the slot's state changes or its worker has ended and the
+	// rendezvous is told, so that it hears the last news last. Taken before mu.
 	telling sync.Mutex
 
 	mu       sync.Mutex
@@ -127,13 +127,13 @@ func (s *slot) keepRunning(ctx, hard context.Context) {
 			continue
 		}
 		failed = false
-		s.setWorker(w)
+		s.mu.Lock()
+		s.worker = w
+		s.mu.Unlock()
 		s.log.Info("worker ready", zap.Int("pid", w.process.PID()), zap.Duration("took", time.Since(w.started)))
 		s.announce(hard, link.StateMessage{State: link.Warm, PID: w.process.PID(), R: s.agent.awaitVersion(ctx)})
 		s.await(ctx, hard, w)
-		exit := w.end(hard)
-		s.setWorker(nil)
-		s.report(hard, w, exit)
+		s.report(hard, w, w.end(hard))
 		if w.wasUsed() || time.Since(w.started) > stableRun {
 			pause.Reset()
 		} else if !sleep(ctx, pause.NextBackOff(), nil) {
@@ -168,13 +168,7 @@ func (s *slot) await(ctx, hard context.Context, w *worker) {
 	}
 }
 
-func (s *slot) setWorker(w *worker) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.worker = w
-}
-
-// report logs how w ended and tells the rendezvous.
+// report logs how w, which the slot has no more, ended and tells the rendezvous.
 func (s *slot) report(ctx context.Context, w *worker, exit link.ExitMessage) {
 	if exit.Expected {
 		s.log.Info("worker ended", zap.String("cause", exit.Cause), zap.Duration("lived", time.Since(w.started)))
@@ -182,7 +176,10 @@ func (s *slot) report(ctx context.Context, w *worker, exit link.ExitMessage) {
 		s.log.Warn("worker died", zap.String("cause", exit.Cause), zap.Duration("lived", time.Since(w.started)), zap.Strings("lines", exit.Lines))
 	}
 	s.agent.config.Metrics.ended(exit.Expected)
+	s.telling.Lock()
+	defer s.telling.Unlock()
 	s.mu.Lock()
+	s.worker = nil
 	conn := s.conn
 	s.mu.Unlock()
 	tell(ctx, conn, link.Exit, exit)

@@ -123,6 +123,27 @@ func TestUnmetDemand(t *testing.T) {
 	}
 }
 
+// R listens for its next node as soon as one is connected: that one is refused with it,
+// however the two are seen.
+func TestUnmetDemandSeenTogether(t *testing.T) {
+	t.Parallel()
+	s := start(t, 6*short) // longer than a refusal holds
+	listener := s.listen(0, uid)
+	refused := listener.accept()
+	unlist := s.table.add(listener.port, uid) // and the first one still listens
+	next := listener.accept()
+	listener.unlist()
+	unlist()
+	for i, conn := range []net.Conn{next, refused} {
+		if _, err := io.WriteString(conn, exec); err != nil {
+			t.Fatal(err)
+		}
+		if answer := readMessage(t, conn); !strings.Contains(answer, "; node 1 waited") {
+			t.Errorf("%d: the R error is %q", i, answer)
+		}
+	}
+}
+
 // A session gets no more than it may have, and is told so.
 func TestSessionWorkers(t *testing.T) {
 	s := startWith(t, func(c *broker.Config) { c.DemandTimeout, c.SessionWorkers = short, 2 })

@@ -229,12 +229,15 @@ func (b *Broker) size(c *cluster) int {
 
 // standing is the refusal of c's last node, while it holds and nothing has changed.
 func (b *Broker) standing(c *cluster) string {
-	if states, _ := b.config.Pool.Counts(); states[pool.Warm] > 0 {
+	b.mu.Lock()
+	refusal := c.holding()
+	b.mu.Unlock()
+	if refusal == "" || slices.ContainsFunc(b.config.Pool.Workers(), func(s pool.Snapshot) bool {
+		return s.State == pool.Warm && pool.InGroup(s.Group, c.group())
+	}) {
 		return ""
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return c.holding()
+	return refusal
 }
 
 // holding is the refusal of c's last node, while it holds. Called with the lock held.

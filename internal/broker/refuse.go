@@ -25,6 +25,8 @@ func (n *node) refuse(ctx context.Context, log *zap.Logger, opening []byte) erro
 	b.mu.Lock()
 	n.refused = true
 	b.mu.Unlock()
+	// Before R is connected, whose next node may be seen before that is.
+	b.refuseRest(n.cluster, message)
 	if n.client == nil {
 		if err := n.connect(ctx); err != nil {
 			return err
@@ -33,7 +35,7 @@ func (n *node) refuse(ctx context.Context, log *zap.Logger, opening []byte) erro
 			return err
 		}
 	}
-	b.refuseRest(n.cluster, message)
+	b.config.Metrics.unmet.Inc()
 	log.Warn("no worker for a node, its session gets an R error", zap.String("error", message))
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })
 	defer stop()
@@ -82,7 +84,6 @@ func (n *node) answer(p []byte, message string) {
 
 // refuseRest has the nodes of c answered with message that are next to want a worker.
 func (b *Broker) refuseRest(c *cluster, message string) {
-	b.config.Metrics.unmet.Inc()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c.refusal, c.refusedAt = message, time.Now()

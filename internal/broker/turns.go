@@ -36,6 +36,7 @@ func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, erro
 	}
 	unmet := b.unmet(n.cluster, time.Since(began))
 	if !need.Lost {
+		b.config.Metrics.unmet.Inc()
 		b.refuseRest(n.cluster, unmet)
 	}
 	return nil, errors.New(unmet)

@@ -243,38 +243,14 @@ func TestHandshakeIsBounded(t *testing.T) {
 // What can wait is not sent to a side that does not read.
 func TestTrySend(t *testing.T) {
 	t.Parallel()
-	listener := listen(t)
-	raw, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer raw.Close()
-	taken, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := taken.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = taken.Write(make([]byte, 1<<20))
-	}
-	if err := taken.SetWriteDeadline(time.Time{}); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := link.Accept(context.Background(), taken, nil, link.Timing{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	sent := make(chan bool, 1)
-	go func() { sent <- conn.TrySend(link.Usage, link.UsageMessage{MemoryBytes: 1}) }()
-	select {
-	case sent := <-sent:
-		if sent {
-			t.Error("it was sent")
+	conn, _ := rawPair(t, link.Timing{})
+	full := make(chan error, 1)
+	go func() {
+		for conn.TrySend(link.Usage, link.UsageMessage{MemoryBytes: 1}) {
 		}
-	case <-time.After(patience):
-		t.Error("it waits")
+		full <- conn.Check()
+	}()
+	if err := want(t, full, "it not to be sent"); err != nil {
+		t.Errorf("the connection has ended: %v", err)
 	}
 }
