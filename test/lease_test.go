@@ -157,7 +157,7 @@ parallel::stopCluster(big)
 // nothing stays reserved.
 func TestLeaseRefused(t *testing.T) {
 	t.Parallel()
-	r := startRendezvous(t, "--demand-timeout", "2s", "--max-workers", "10")
+	r := startRendezvous(t, "--demand-timeout", "5s", "--max-workers", "10")
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
 	out := r.R(`
@@ -330,7 +330,7 @@ func publicDir(t *testing.T) string {
 // A session gets no more workers than it may have, by whatever means, and hears why.
 func TestSessionWorkers(t *testing.T) {
 	t.Parallel()
-	r := startRendezvous(t, "--demand-timeout", "2s", "--session-workers", "2")
+	r := startRendezvous(t, "--demand-timeout", "5s", "--session-workers", "2")
 	r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
 	out := r.R(`

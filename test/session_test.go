@@ -62,7 +62,13 @@ library(future)
 for (i in 1:20) {
   plan(cluster, manual = TRUE, quiet = TRUE)
   stopifnot(nbrOfWorkers() == 3)
-  f <- lapply(1:3, function(k) future(Sys.getpid()))
+  begun <- tempfile()
+  dir.create(begun)
+  f <- lapply(1:3, function(k) future({
+    file.create(file.path(begun, k))
+    while (length(dir(begun)) < 3) Sys.sleep(0.01) # or one that is done has the next, too
+    Sys.getpid()
+  }))
   stopifnot(length(unique(unlist(value(f)))) == 3)
   if (i %% 3 == 0) plan(sequential)
 }

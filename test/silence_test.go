@@ -144,7 +144,7 @@ cat("noticed\n")
 e <- tryCatch(parallelly::makeClusterPSOCK(1, manual = TRUE, quiet = TRUE), error = identity)
 cat(conditionMessage(e), "\n")
 `)
-	second.awaitText("waited 3")
+	second.awaitText("; node 1 waited ")
 	rendezvous.awaitText("worker does not answer")
 
 	first.awaitText("noticed")

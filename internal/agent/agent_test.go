@@ -261,7 +261,7 @@ func TestRendezvousLostWhileRDoesNotRead(t *testing.T) {
 	// Everything in between is full when no more is taken; the agent's reader waits.
 	look := time.NewTicker(300 * time.Millisecond)
 	defer look.Stop()
-	for last := int64(-1); last != sends.Load(); <-look.C {
+	for last := int64(0); last == 0 || last != sends.Load(); <-look.C {
 		last = sends.Load()
 	}
 	s.shutDown()

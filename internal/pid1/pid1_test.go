@@ -167,10 +167,10 @@ func TestOrphansAreReaped(t *testing.T) {
 func TestOrphansEndWithTheChild(t *testing.T) {
 	for _, tc := range []struct {
 		name, trap, want string
-		min, max         time.Duration
+		min              time.Duration
 	}{
-		{"obey", "trap 'echo told; exit' TERM", "told\n", 0, termWait},
-		{"ignore", "trap '' TERM", "", termWait, termWait + killWait},
+		{"obey", "trap 'echo told; exit' TERM", "told\n", 0},
+		{"ignore", "trap '' TERM", "", termWait},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			// The orphan is in a session of its own, as a daemon is.
@@ -188,8 +188,8 @@ func TestOrphansEndWithTheChild(t *testing.T) {
 			}
 			code, out := c.end()
 			took := time.Since(began)
-			if code != 3 || out != tc.want || took < tc.min || took > tc.max {
-				t.Errorf("exit code %d, out %q, took %v; want 3, %q, %v to %v", code, out, took, tc.want, tc.min, tc.max)
+			if code != 3 || out != tc.want || took < tc.min {
+				t.Errorf("exit code %d, out %q, took %v; want 3, %q, %v at least", code, out, took, tc.want, tc.min)
 			}
 		})
 	}

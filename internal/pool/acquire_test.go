@@ -121,7 +121,7 @@ func TestCancelledBefore(t *testing.T) {
 // gets the next worker.
 func TestUnconfirmedReservation(t *testing.T) {
 	t.Parallel()
-	r := start(t, func(c *pool.Config) { c.ReserveLimit = 500 * time.Millisecond })
+	r := start(t, func(c *pool.Config) { c.ReserveLimit = 2 * time.Second })
 	dead := r.park(t, "dead")
 	alive := r.park(t, "alive")
 	c := r.acquire(context.Background())

@@ -265,6 +265,21 @@ func receive[T any](t testing.TB, c <-chan T, what string) (v T) {
 	return v
 }
 
+// eventually waits for what shows only when asked for.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	limit := time.After(patience)
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-limit:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
 // read reads n bytes at R's end.
 func (s *session) read(t testing.TB, n int) []byte {
 	t.Helper()

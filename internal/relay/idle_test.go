@@ -3,7 +3,6 @@ package relay_test
 import (
 	"bytes"
 	"testing"
-	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 )
@@ -17,19 +16,7 @@ func TestForgets(t *testing.T) {
 	}
 	s.Data(value("42"))
 	s.read(t, len(value("42")))
-	limit := time.After(patience)
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for {
-		if memory, _ := s.budget.Used(); memory < 100_000 {
-			break
-		}
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("the history is not forgotten")
-		}
-	}
+	eventually(t, "the history to be forgotten", func() bool { memory, _ := s.budget.Used(); return memory < 100_000 })
 	s.ends(t, "killed")
 	s.write(t, call("EXEC", nil))
 	s.readError(t, "worker worker-a/0 was lost before this call: killed; it cannot be made up for: what a future was sent is forgotten when it is done")

@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
@@ -28,16 +27,7 @@ func (s *session) lose(t *testing.T, cause string) *worker {
 func (s *session) ends(t *testing.T, cause string) {
 	t.Helper()
 	s.Ended(cause)
-	limit := time.After(patience)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for s.Worker() != "" {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("the session keeps a worker that has ended")
-		}
-	}
+	eventually(t, "the session to have no worker", func() bool { return s.Worker() == "" })
 }
 
 // future sends the calls of a future, and reads the answers of all but the last.
@@ -101,16 +91,16 @@ func TestRerun(t *testing.T) {
 		if got := s.read(t, len(result)); !bytes.Equal(got, result) {
 			t.Errorf("R reads %q", got)
 		}
-		if a := s.Activity(); a.Calls != 3 || a.Busy || a.Reruns != 1 {
-			t.Errorf("%+v", a)
-		}
 		want := `
 # HELP rendezvous_reruns_total Futures that were lost with their worker and sent again to another.
 # TYPE rendezvous_reruns_total counter
 rendezvous_reruns_total 1
 `
-		if err := testutil.GatherAndCompare(s.registry, strings.NewReader(want), "rendezvous_reruns_total"); err != nil {
-			t.Error(err)
+		eventually(t, "the rerun to be counted", func() bool {
+			return testutil.GatherAndCompare(s.registry, strings.NewReader(want), "rendezvous_reruns_total") == nil
+		})
+		if a := s.Activity(); a.Calls != 3 || a.Busy || a.Reruns != 1 {
+			t.Errorf("%+v", a)
 		}
 	})
 	t.Run("between its calls", func(t *testing.T) {

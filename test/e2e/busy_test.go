@@ -56,7 +56,7 @@ cat("planned again\n")
 		t.Error(out)
 	}
 	// The session has ended: workers that are still between two are not missing.
-	n.eventually("three workers", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "3" })
+	n.warm(3)
 	n.plan(3)
 
 	// The whole pod: the session is lost with it, and its workers do not compute on.
@@ -64,7 +64,7 @@ cat("planned again\n")
 	s.await("computing")
 	n.sh("kubectl delete pod -l component=scheduler")
 	n.sh("kubectl rollout status deployment/future-scheduler --timeout=2m")
-	n.eventually("three workers", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "3" })
+	n.warm(3)
 	n.plan(3)
 	if restarts := n.sh("kubectl get pods -l component=worker -o jsonpath='{.items[*].status.containerStatuses[*].restartCount}'"); restarts != "0 0 0" {
 		t.Errorf("the workers' containers were restarted: %s", restarts)
@@ -85,14 +85,14 @@ func TestWorkerContainerKilled(t *testing.T) {
 		return n.sh("kubectl get pod/"+idle+" -o jsonpath='{.status.containerStatuses[0].restartCount}'") == "1"
 	})
 	n.rollout()
-	n.eventually("three workers", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "3" })
+	n.warm(3)
 	n.plan(3)
 
 	// The future that it computes runs again, elsewhere or in the container's successor.
 	s := n.startR(`
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
-f <- future({ Sys.sleep(8); Sys.info()[["nodename"]] })
+f <- future({ Sys.sleep(20); Sys.info()[["nodename"]] })
 cat("computing\n")
 cat("finished on", value(f), "\n")
 `)
@@ -110,6 +110,6 @@ cat("finished on", value(f), "\n")
 	if reruns := n.metric("rendezvous_reruns_total"); reruns != "1" {
 		t.Errorf("%s reruns", reruns)
 	}
-	n.eventually("three workers", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "3" })
+	n.warm(3)
 	n.plan(3)
 }

@@ -96,7 +96,7 @@ func TestElasticSessions(t *testing.T) {
 	s := n.startR(`
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
-f <- future({ Sys.sleep(45); Sys.info()[["nodename"]] })
+f <- future({ Sys.sleep(60); Sys.info()[["nodename"]] })
 cat("computing\n")
 cat("on", value(f), "\n")
 `)

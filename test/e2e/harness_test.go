@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -297,6 +298,15 @@ func (n *namespace) eventually(description string, what func() bool) {
 		}
 		time.Sleep(300 * time.Millisecond)
 	}
+}
+
+// warm waits until so many workers are ready for the next plan: those of the last one
+// have been replaced, and what was lost as well.
+func (n *namespace) warm(workers int) {
+	n.t.Helper()
+	n.eventually(fmt.Sprintf("%d warm workers", workers), func() bool {
+		return n.metric(`rendezvous_workers{state="warm"}`) == strconv.Itoa(workers)
+	})
 }
 
 // rollout waits until the workers' Deployment is as it is meant to be.

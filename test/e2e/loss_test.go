@@ -15,6 +15,7 @@ func TestDeletedWorkers(t *testing.T) {
 	n.install(headless)
 	n.sh("kubectl delete --wait=false pod/" + n.workerPods()[0])
 	n.rollout()
+	n.warm(3)
 	n.plan(3)
 
 	// Busy, in good order: the call is finished before its pod ends.
@@ -32,6 +33,7 @@ cat("finished on", value(f), "\n")
 		t.Error(out)
 	}
 	n.rollout()
+	n.warm(3)
 	n.plan(3)
 
 	// Busy, all of a sudden: the future runs again in another pod. A call that is no
@@ -40,7 +42,7 @@ cat("finished on", value(f), "\n")
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
 cat("on", value(future(Sys.info()[["nodename"]])), "\n")
-f <- future({ Sys.sleep(10); Sys.info()[["nodename"]] })
+f <- future({ Sys.sleep(20); Sys.info()[["nodename"]] })
 cat("computing\n")
 cat("finished on", value(f), "\n")
 plan(sequential)
@@ -71,6 +73,7 @@ cat(conditionMessage(e), "\n")
 		t.Errorf("the R error does not say why:\n%s", out)
 	}
 	n.rollout()
+	n.warm(3)
 	n.plan(3)
 }
 
@@ -152,11 +155,11 @@ func TestSchedulerReplaced(t *testing.T) {
 			n.plan(3)
 			n.sh("kubectl delete pod -l component=scheduler")
 			n.sh("kubectl rollout status deployment/future-scheduler --timeout=2m")
-			n.sh("kubectl wait --for=condition=ready pod -l component=worker --timeout=60s")
+			n.warm(3)
 			n.plan(3)
 
 			n.endRendezvous()
-			n.sh("kubectl wait --for=condition=ready pod -l component=worker --timeout=60s")
+			n.warm(3)
 			n.plan(3)
 		})
 	}
@@ -174,14 +177,15 @@ func TestNodeCutOff(t *testing.T) {
 	}
 	n.sh(cut + " " + other)
 	t.Cleanup(func() { n.try(cut + " --mend " + other) })
-	n.eventually("the lost workers are out of the pool", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) != "3" })
+	n.warm(near)
 	n.plan(near)
 	// Kubernetes gives the node up and starts the pods elsewhere.
-	n.eventually("three workers", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "3" })
+	n.warm(3)
 	n.plan(3)
 	n.sh(cut + " --mend " + other)
 	n.sh("kubectl wait --for=condition=Ready --timeout=2m node/" + other)
 	n.rollout()
-	n.eventually("three workers again", func() bool { return len(n.workerPods()) == 3 && n.metric(`rendezvous_workers{state="warm"}`) == "3" })
+	n.eventually("three pods again", func() bool { return len(n.workerPods()) == 3 })
+	n.warm(3)
 	n.plan(3)
 }

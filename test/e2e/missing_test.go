@@ -41,7 +41,7 @@ plan(cluster, workers = 3, manual = TRUE, quiet = TRUE)
 	if err == nil {
 		t.Fatalf("plan() with three workers of one worked:\n%s", out)
 	}
-	for _, want := range []string{"1 of 3 workers are ready", "waited 5s", "future-worker-typo-", "ImagePull", "future-worker-moon-", "Unschedulable: 0/", "nodes are available"} {
+	for _, want := range []string{"1 of 3 workers are ready", "; node 2 waited ", "future-worker-typo-", "ImagePull", "future-worker-moon-", "Unschedulable: 0/", "nodes are available"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the R error lacks %q:\n%s", want, out)
 		}
