@@ -38,7 +38,7 @@ type agentCommand struct {
 	Node    string `help:"Name of the machine in tables; on Kubernetes the node's, from the downward API's spec.nodeName." env:"WORKER_AGENT_NODE"`
 
 	installation
-	Startup []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" placeholder:"EXPR"`
+	Startup []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" env:"WORKER_AGENT_STARTUP" placeholder:"EXPR"`
 	Dir     string   `help:"Working directory of the workers (default: the agent's)." env:"WORKER_AGENT_DIR"`
 
 	StartTimeout time.Duration `help:"How long R may take to start." default:"60s" env:"WORKER_AGENT_START_TIMEOUT"`

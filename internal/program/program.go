@@ -71,7 +71,7 @@ func Run(ctx context.Context, cli any, name, description string, args []string, 
 	parser, err := kong.New(cli, kong.Name(name), kong.Description(description),
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
-		kong.Vars{"version": Version()}, kong.DefaultEnvars(""))
+		kong.Vars{"version": Version()})
 	if err != nil {
 		fmt.Fprintf(stderr, "%s: %v\n", name, err)
 		return ExitFailure

@@ -56,6 +56,17 @@ func (c *command) Run(ctx context.Context, out io.Writer) error {
 	return err
 }
 
+// An environment has variables of everybody's: only those that a flag names are its own.
+func TestForeignVariables(t *testing.T) {
+	for _, name := range []string{"VERSION", "FAIL", "CONFIG", "SIGNAL"} {
+		t.Setenv(name, "15")
+	}
+	var stdout, stderr bytes.Buffer
+	if code := program.Run(context.Background(), &command{}, "program", "", nil, &stdout, &stderr); code != program.ExitOK || stdout.String() != "ran low\n" {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, &stdout, &stderr)
+	}
+}
+
 func TestRun(t *testing.T) {
 	for _, tc := range []struct {
 		name           string
