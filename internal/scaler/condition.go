@@ -39,7 +39,8 @@ const (
 	PodsElsewhere ConditionType = "PodsElsewhere"
 	// Limited: more is wanted than the Maximum, or than the Rate allows at a time.
 	Limited ConditionType = "Limited"
-	// Paused: the Deployment is. It is scaled all the same.
+	// Paused: the Deployment is. It is scaled all the same, but for a template that has
+	// changed: a rollout that is under way is waited for before pods go.
 	Paused ConditionType = "Paused"
 )
 
@@ -122,7 +123,7 @@ func (m *memory) conditions(v view, d decision) (all []Condition) {
 		add(Limited, "Rate", "%d pods are needed, %d are added in a minute at most", d.goal, m.config.Rate)
 	}
 	if v.deployment.Paused {
-		add(Paused, "Paused", "the Deployment is paused: pods are added and deleted, changes of their template are not carried out")
+		add(Paused, "Paused", "the Deployment is paused: pods are added, and deleted unless their template has been changed meanwhile, which is not carried out")
 	}
 	return all
 }

@@ -43,6 +43,16 @@ type view struct {
 	idle func() map[string]int
 }
 
+// staying counts the pods that are not being deleted.
+func (v view) staying() (n int) {
+	for _, pod := range v.pods {
+		if !pod.Leaves {
+			n++
+		}
+	}
+	return n
+}
+
 // decision is what follows from a view.
 type decision struct {
 	need      int      // pods for what is wanted
@@ -125,7 +135,8 @@ func (m *memory) decide(v view) decision {
 	strays := m.strays(v)
 	switch {
 	case stuck > 0:
-		d.replicas, d.restores = d.replicas+stuck, true
+		// As many as there are keep them all, and what has been asked for since may be more.
+		d.replicas, d.restores = max(d.replicas, d.goal, min(d.replicas+stuck, v.staying())), true
 	case d.goal > d.replicas:
 		m.grow(v, &d)
 	default:
@@ -253,7 +264,7 @@ func (m *memory) review(v view, d *decision) (stuck int) {
 		case !there: // deleted: its name is forgotten
 		case pod.Leaves:
 			continue
-		case m.sent >= 0 && !late: // it will be seen what became of the request
+		case m.sent >= 0: // it will be seen what became of the request, however late
 			continue
 		case l.told && m.sent < 0 && !m.quiet(v.now):
 			if late {
