@@ -230,6 +230,7 @@ func (s *Scanner) itemFlags(w uint32) {
 			s.want = wantIndex
 		}
 	case shapeByteCode:
+		s.push(opItems, attrs(w)) // behind the constants
 		s.want = wantRepeats
 	default:
 		s.fail("unknown type %d", w&0xff)

@@ -95,6 +95,7 @@ objects <- expression(
   compiled = compiler::cmpfun(loops), compiled_source = compiler::cmpfun(source_function),
   compiled_repeats = compiler::cmpfun(repeated), code_of_base = base::lapply, code = list(stats::lm, utils::head, base::tryCatch),
   compiled_expression = compiler::compile(quote({ for (i in 1:3) f(i, quote(g(h))) })),
+  compiled_attributes = structure(compiler::compile(quote({ a + b; f(x) })), note = list(1, "x")),
   compiled_promise = called(a + b, c),
   env = self, locked = locked, promise = lazy, global = globalenv(), base = baseenv(), empty = emptyenv(),
   namespaces = list(asNamespace("stats"), baseenv(), asNamespace("base"), as.environment("package:utils"), asNamespace("stats")),
