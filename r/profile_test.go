@@ -231,6 +231,36 @@ func TestPlanKeepsItsNumber(t *testing.T) {
 	wantQuestions(t, r, "GET /v1/workers?ports=&plan=true&session="+session, "GET /v1/workers?ports="+got[4]+"&plan=true&session="+session)
 }
 
+// A collection of garbage takes a second in a session with data, and versions of future
+// before 1.40 ask for each future.
+func TestNoGarbageCollection(t *testing.T) {
+	got, _ := run(t, serve(t, "7").address(), `collections <- 0
+		unlockBinding("gc", baseenv()); assign("gc", function(...) collections <<- collections + 1, baseenv())
+		ask <- getOption("parallelly.availableWorkers.custom"); w <- ask(); out(length(w), collections)
+		plan_init <- function() ask(); w <- plan_init(); out(collections)`)
+	wantFields(t, got, "7", "0", "1")
+}
+
+// A fork is a session of its own, which nothing of its parent's concerns: two may plan at
+// the same moment, and each is told what is wrong.
+func TestForks(t *testing.T) {
+	r := serve(t, "7")
+	got, messages := run(t, r.address(), `ask <- getOption("parallelly.availableWorkers.custom"); plan_init <- function() ask()
+		w <- plan_init(); x <- parallel::mclapply(1:2, function(i) length(plan_init()), mc.cores = 2); out(unlist(x))
+		Sys.setenv(PSOCK_RENDEZVOUS_API = "`+nobody(t)+`"); w <- ask(); x <- parallel::mclapply(1:2, function(i) ask(), mc.cores = 2)`)
+	wantFields(t, got, "7", "7")
+	sessions := make(map[string]bool)
+	for _, question := range r.questions() {
+		sessions[question] = true
+	}
+	if len(sessions) != 3 {
+		t.Errorf("want questions of three sessions, got %q", r.questions())
+	}
+	if n := strings.Count(messages, "cannot connect"); n != 3 {
+		t.Errorf("%d messages, want one of each process: %q", n, messages)
+	}
+}
+
 func TestUsersOptionsAreKept(t *testing.T) {
 	text, err := os.ReadFile(profile(t))
 	if err != nil {
