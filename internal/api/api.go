@@ -31,10 +31,10 @@ type State struct {
 // Source is what the handler needs of the rendezvous.
 type Source struct {
 	State     func() State
-	Available func(ports []uint16, plan bool) int // broker.Broker.Available
-	Plan      func(uid uint32, session string)    // broker.Broker.Plan
-	Hint      func()                              // broker.Broker.Hint
-	Outlook   func() string                       // broker.Broker.PlanOutlook
+	Available func(uid uint32, ports []uint16, plan bool) int // broker.Broker.Available
+	Plan      func(uid uint32, session string)                // broker.Broker.Plan
+	Hint      func()                                          // broker.Broker.Hint
+	Outlook   func() string                                   // broker.Broker.PlanOutlook
 	// Once is broker.Broker.Once.
 	Once   func(uid uint32, ports []uint16, once bool) (nodes int)
 	Leases Leases
@@ -50,7 +50,8 @@ const maxPorts = 1024
 //
 //	GET /v1/workers?ports=P,Q&plan=true&session=S
 //	                            text/plain: how many workers a session may ask
-//	                            for; P, Q are ports of its own present clusters;
+//	                            for; P, Q are ports of its user's clusters that
+//	                            it is about to give back;
 //	                            plan says that plan() of session S asks, whose
 //	                            nodes then take turns with those of others. The
 //	                            header Outlook says for what they will wait,
@@ -76,9 +77,13 @@ func Handler(source Source) http.Handler {
 			return
 		}
 		plan := r.URL.Query().Get("plan") == "true"
-		n := source.Available(ports, plan)
+		uid, err := source.caller(r)
+		if err != nil {
+			ports = nil // nobody else's clusters are served
+		}
+		n := source.Available(uid, ports, plan)
 		if plan {
-			if uid, err := source.caller(r); err == nil { // nobody else's clusters are served
+			if err == nil {
 				source.Plan(uid, r.URL.Query().Get("session"))
 			}
 			if text := source.Outlook(); text != "" {

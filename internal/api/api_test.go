@@ -78,7 +78,7 @@ func TestWorkers(t *testing.T) {
 		hinted, planned, forPlan := false, false, false
 		handler := api.Handler(api.Source{
 			State:     state,
-			Available: func(ports []uint16, plan bool) int { asked, forPlan = ports, plan; return 3 },
+			Available: func(uid uint32, ports []uint16, plan bool) int { asked, forPlan = ports, plan; return 3 },
 			Plan:      func(uid uint32, session string) { planned = uid == user && session == "7-1" },
 			Hint:      func() { hinted = true },
 			Outlook:   func() string { return "2 pods start" },
@@ -91,6 +91,19 @@ func TestWorkers(t *testing.T) {
 		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted || planned != want.plan || forPlan != want.plan {
 			t.Errorf("%.40s: %d %q, asked for %v, hinted %v, planned %v; want %+v", query, status, body, asked, hinted, planned, want)
 		}
+	}
+}
+
+// Ports are a user's own: whose clusters a stranger gives back is not known.
+func TestWorkersForAStranger(t *testing.T) {
+	asked := []uint16{}
+	handler := api.Handler(api.Source{
+		Available: func(_ uint32, ports []uint16, _ bool) int { asked = ports; return 3 },
+		Plan:      func(uint32, string) { t.Error("a stranger's plan") },
+		Hint:      func() {}, Outlook: func() string { return "" }, PeerUID: asUser,
+	})
+	if status, body := get(t, handler, "/v1/workers?ports=11000&plan=true"); status != http.StatusOK || body != "3\n" || asked != nil {
+		t.Errorf("%d %q, asked for %v", status, body, asked)
 	}
 }
 

@@ -253,12 +253,12 @@ func (b *Broker) listening(d *demand) bool {
 }
 
 // Available is the number of workers that a session may ask for now: those that
-// work or are about to, without those that clusters on other ports hold. ports
-// are the session's own, whose workers it gives back before it takes new ones. For a
+// work or are about to, without those that other clusters hold than the user's on these
+// ports, whose workers the session gives back before it takes new ones. For a
 // plan, what runs futures elsewhere counts as well, since it is shared, and what can be
 // started for it.
-func (b *Broker) Available(ports []uint16, plan bool) int {
-	n := b.available("", ports, func(n *node) bool { return n.holds() && !(plan && n.shares()) })
+func (b *Broker) Available(uid uint32, ports []uint16, plan bool) int {
+	n := b.available("", uid, ports, func(n *node) bool { return n.holds() && !(plan && n.shares()) })
 	if plan {
 		n = max(n, b.Most(""))
 	}
@@ -269,13 +269,14 @@ func (b *Broker) Available(ports []uint16, plan bool) int {
 }
 
 // AvailableIn is Available for a lease in one group.
-func (b *Broker) AvailableIn(group string, ports []uint16) int {
-	return max(b.available(group, ports, (*node).holds), b.Most(group))
+func (b *Broker) AvailableIn(group string, uid uint32, ports []uint16) int {
+	return max(b.available(group, uid, ports, (*node).holds), b.Most(group))
 }
 
 // available counts the workers of a group, "" for any, that work or are about to, without
-// those that leases have or that nodes of clusters on other ports than these hold.
-func (b *Broker) available(group string, ports []uint16, holds func(*node) bool) int {
+// those that leases have or that nodes of other clusters hold than the user's on these
+// ports.
+func (b *Broker) available(group string, uid uint32, ports []uint16, holds func(*node) bool) int {
 	available := make(map[string]bool)
 	for _, s := range b.config.Pool.Workers() {
 		switch s.State {
@@ -293,7 +294,7 @@ func (b *Broker) available(group string, ports []uint16, holds func(*node) bool)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for c := range b.clusters {
-		if slices.Contains(ports, c.port) {
+		if c.uid == uid && slices.Contains(ports, c.port) {
 			continue
 		}
 		for node := range c.nodes {

@@ -51,10 +51,13 @@ func TestPairing(t *testing.T) {
 	// A session gives back its own workers before it takes new ones.
 	for port, want := range map[int]int{0: 0, first.port: 2} {
 		for _, plan := range []bool{false, true} { // none of these has shown that it runs futures
-			if got := s.Available([]uint16{uint16(port)}, plan); got != want {
+			if got := s.Available(uid, []uint16{uint16(port)}, plan); got != want {
 				t.Errorf("Available(%d) is %d, want %d", port, got, want)
 			}
 		}
+	}
+	if got := s.Available(uid+1, []uint16{uint16(first.port)}, false); got != 0 {
+		t.Errorf("Available of another user is %d, want 0", got)
 	}
 	for _, conn := range []net.Conn{one, two, three} {
 		conn.Close()
@@ -150,7 +153,7 @@ func TestSessionWorkers(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		s.agent(name)
 	}
-	if n := s.Available(nil, false); n != 2 {
+	if n := s.Available(uid, nil, false); n != 2 {
 		t.Errorf("%d are available, want 2", n)
 	}
 	first := s.listen(0, uid)

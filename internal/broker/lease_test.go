@@ -89,7 +89,7 @@ func TestLease(t *testing.T) {
 	first := s.listen(0, uid+1) // nobody serves it yet
 	first.unlist()
 	book.lend(t, s, uint16(first.port), uid, "big", 1)
-	if n, big := s.Available(nil, false), s.AvailableIn("big", nil); n != 2 || big != 1 {
+	if n, big := s.Available(uid, nil, false), s.AvailableIn("big", uid, nil); n != 2 || big != 1 {
 		t.Errorf("%d are available, %d of the group; want 2 and 1", n, big)
 	}
 	reserved := book.Held()[0]
@@ -111,7 +111,7 @@ func TestLease(t *testing.T) {
 	if clusters[0].Nodes[0].Worker != reserved && clusters[0].Nodes[1].Worker != reserved {
 		t.Errorf("nobody has %s, which was reserved: %+v", reserved, clusters[0].Nodes)
 	}
-	if n, own := s.AvailableIn("big", nil), s.AvailableIn("big", []uint16{uint16(first.port)}); n != 0 || own != 2 {
+	if n, own := s.AvailableIn("big", uid, nil), s.AvailableIn("big", uid, []uint16{uint16(first.port)}); n != 0 || own != 2 {
 		t.Errorf("%d are available, and %d to a session that gives them up; want 0 and 2", n, own)
 	}
 	for _, share := range []bool{false, true} { // both are in a call

@@ -77,9 +77,9 @@ type Limits interface {
 	// Check says why so many workers of the group can never be had, as a Refusal that
 	// wraps ErrNever, or nil if they may be. workers and share are as in Request.
 	Check(uid uint32, group string, workers int, share bool) error
-	// Usual is how many a lease gets that names no number. returned are the ports of
+	// Usual is how many a user's lease gets that names no number. returned are the ports of
 	// clusters that its session has just given up.
-	Usual(group string, returned []uint16) int
+	Usual(uid uint32, group string, returned []uint16) int
 	// Coming says whether workers of the group are on their way, and what is known of
 	// them: "2 of 6 pods run; future-worker-x: ContainerCreating". To who takes turns so
 	// are those that others use.

@@ -115,7 +115,7 @@ type limits struct {
 }
 
 func (l *limits) Check(uint32, string, int, bool) error { return l.never }
-func (l *limits) Usual(string, []uint16) int            { return 4 }
+func (l *limits) Usual(uint32, string, []uint16) int    { return 4 }
 
 func (l *limits) Coming(_ string, share bool) (string, bool) {
 	l.mu.Lock()

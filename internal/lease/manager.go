@@ -90,7 +90,7 @@ func (m *Manager) Open(uid uint32, r Request) (Snapshot, error) {
 		return Snapshot{}, m.refused(err)
 	}
 	if r.Workers == 0 { // what there is can be had: after the check
-		r.Workers = min(max(1, m.config.Limits.Usual(r.Group, r.Returned)), MaxWorkers)
+		r.Workers = min(max(1, m.config.Limits.Usual(uid, r.Group, r.Returned)), MaxWorkers)
 	}
 	occupied, err := m.config.Occupied()
 	if err != nil {

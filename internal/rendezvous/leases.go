@@ -90,8 +90,8 @@ func (l limits) Check(_ uint32, group string, workers int, share bool) error {
 }
 
 // Usual is as many as there are.
-func (l limits) Usual(group string, returned []uint16) int {
-	n := min(l.sessions.AvailableIn(group, returned), l.maxWorkers)
+func (l limits) Usual(uid uint32, group string, returned []uint16) int {
+	n := min(l.sessions.AvailableIn(group, uid, returned), l.maxWorkers)
 	if l.sessionWorkers > 0 {
 		n = min(n, l.sessionWorkers)
 	}

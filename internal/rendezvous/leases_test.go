@@ -277,7 +277,7 @@ func TestMoreThanTheMaximum(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		s.join(t, nil, name)
 	}
-	if n := l.Usual("", nil); n != 3 {
+	if n := l.Usual(0, "", nil); n != 3 {
 		t.Errorf("%d workers are usual, want 3", n)
 	}
 	for n, refused := range []bool{3: false, 4: true} {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -43,6 +44,7 @@ type source struct {
 	api           *rest.Config
 	namespace     string
 	report        func(error)
+	sending       sync.Mutex // held while the present set is looked up and sent
 }
 
 // Option changes how a source works.
@@ -187,7 +189,10 @@ func (s *source) first(ctx context.Context, informer cache.SharedInformer, sets 
 	return ctx.Err()
 }
 
+// send sends what there is. One at a time does: nobody sends what is older.
 func (s *source) send(ctx context.Context, informer cache.SharedInformer, sets chan<- []string) {
+	s.sending.Lock()
+	defer s.sending.Unlock()
 	var slices []*discoveryv1.EndpointSlice
 	for _, object := range informer.GetStore().List() {
 		if slice, ok := object.(*discoveryv1.EndpointSlice); ok {

@@ -32,15 +32,15 @@ ask_lease <- function(n, group, share, label) {
 
 # give_back ends a lease; what comes of it nobody can use any more.
 give_back <- function(lease) {
-  tryCatch(request("DELETE", paste0("/v1/leases/", lease$id), limit = 3), error = identity)
+  tryCatch(request("DELETE", paste0("/v1/leases/", lease$id), limit = 1), error = identity)
   invisible()
 }
 
-# poll asks how the lease is, and waits for news for so many seconds at most. It
-# returns NULL when the rendezvous does not know it: it was restarted.
-poll <- function(lease, wait) {
+# poll asks how the lease is, and waits for news for so many seconds at most, and late
+# more for the answer. It returns NULL when the rendezvous does not know it: it was restarted.
+poll <- function(lease, wait, late) {
   path <- sprintf("/v1/leases/%s?wait=%.3f&version=%d", lease$id, wait, as.integer(field(lease, "version", 0L)))
-  answer <- request("GET", path, limit = wait + 10)
+  answer <- request("GET", path, limit = wait + late)
   if (answer$status == 404L) return(NULL)
   if (answer$status == 503L) fail("unreachable", answer$error)
   if (!is.null(answer$error)) fail("refused", answer$error)
@@ -60,7 +60,11 @@ await <- function(lease, renew, timeout, show) {
       ended = fail("refused", "the lease has ended: ", lease$message))
     left <- timeout - (now() - began)
     if (left <= 0) fail("timeout", sprintf("timed out after %g s: %s", timeout, lease$message))
-    news <- tryCatch(poll(lease, max(0, min(wait, left))), rendezvous_unreachable = identity)
+    news <- tryCatch({
+      patience <- min(wait, left)
+      known <- poll(lease, patience, late = min(10, left - patience + 1))
+      if (is.null(known)) renew() else known
+    }, rendezvous_unreachable = identity)
     if (inherits(news, "error")) {
       # A rendezvous that is restarted is back within seconds.
       if (is.null(lost)) lost <- now()
@@ -69,7 +73,7 @@ await <- function(lease, renew, timeout, show) {
       next
     }
     lost <- NULL
-    lease <- if (is.null(news)) renew() else news
+    lease <- news
     if (lease$state == "waiting") show(lease$message, now() - began)
     wait <- 20
   }
