@@ -131,7 +131,7 @@ func (s *Session) answered(m psock.Message) {
 	if s.calls == 0 {
 		return
 	}
-	s.history.answered(m)
+	s.history.answered(m, s.calls > 1)
 	s.callDone(m.Success)
 	s.spare = s.calls == 0 && (s.history.done || s.recovery.Shared && !s.history.reset)
 }

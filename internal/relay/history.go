@@ -226,9 +226,10 @@ func asksWho(call []byte) bool {
 
 // answered notes the answer of the oldest call that had none: its value, if that is a
 // short string, and whether that is a future's result. The first answer since a reset
-// confirms it: what was none has changed the worker in ways that nobody knows. Called
+// confirms it: what was none has changed the worker in ways that nobody knows. more says
+// that other calls wait for theirs: those behind a future's last one are none of its. Called
 // with Session.mu held.
-func (h *history) answered(m psock.Message) {
+func (h *history) answered(m psock.Message, more bool) {
 	part := &h.setUp
 	if h.reset {
 		part = &h.since
@@ -242,6 +243,7 @@ func (h *history) answered(m psock.Message) {
 	part.outcomes = append(part.outcomes, m.Success)
 	part.spoilt = len(part.outcomes) > mostCalls
 	h.done = h.reset && m.FutureResult
+	h.foreign = h.done && more
 }
 
 // movable reports whether the next call can be made on another worker: it is going to

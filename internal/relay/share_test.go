@@ -314,3 +314,21 @@ func TestSharedWithoutJournal(t *testing.T) {
 		}
 	}
 }
+
+// What R sends behind a future's last call, as after an interrupt, is none of the future's: a
+// worker that has done it is the session's alone.
+func TestBehindTheLastCall(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	last, other := call("EXEC", []byte("compute")), call("EXEC", []byte("x <<- 1"))
+	sent := s.future(t, last)
+	s.write(t, other)
+	s.worker.await(t, len(sent)+len(other))
+	s.Data(result())
+	s.Data(value("set"))
+	s.read(t, len(result())+len(value("set")))
+	s.write(t, other) // an offer of the worker would have come before
+	s.worker.await(t, len(sent)+2*len(other))
+	if len(s.worker.offers) > 0 {
+		t.Error("a worker was offered that has state")
+	}
+}
