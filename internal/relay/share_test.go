@@ -332,3 +332,23 @@ func TestBehindTheLastCall(t *testing.T) {
 		t.Error("a worker was offered that has state")
 	}
 }
+
+// A session whose stream ends while it waits for a worker is read no further: what comes
+// after the gap is nobody's.
+func TestEndedWhileItWaits(t *testing.T) {
+	s := startShared(t, relay.Recovery{}, someRoom)
+	calls := bytes.Repeat(call("EXEC", make([]byte, 1000)), 22)
+	const first = 1100 // a call, and a part of one
+	s.write(t, calls[:first])
+	receive(t, s.needs, "a worker to be asked for")
+	// What is held back of the rest ends in the middle of a call.
+	s.write(t, calls[first:])
+	s.spare <- nil
+	s.readEnd(t)
+	s.r.Close()
+	receive(t, s.cause, "Run to return")
+	if a := s.Activity(); a.Opaque {
+		t.Errorf("what was left out is taken for a stream that is not R's: %+v", a)
+	}
+	s.cause <- ""
+}

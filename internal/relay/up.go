@@ -11,7 +11,9 @@ func (s *Session) relayUp(frame []byte) {
 	buffer := make([]byte, Headroom+firstBuffer)
 	for {
 		if len(frame) > Headroom {
-			s.forward(frame)
+			if !s.forward(frame) {
+				return
+			}
 			if len(frame) == len(buffer) && len(buffer) < bulkBuffer {
 				// A full read: a large object is coming.
 				buffer = make([]byte, bulkBuffer)
@@ -27,8 +29,9 @@ func (s *Session) relayUp(frame []byte) {
 
 // forward passes frame on, or, while there is no worker, keeps it for the next, as much
 // as is kept without one: beyond that the session waits. What a worker that has just been
-// lost does not take is kept as well.
-func (s *Session) forward(frame []byte) {
+// lost does not take is kept as well. It reports whether the session is still there: else the
+// frame is left out, and what follows makes no sense.
+func (s *Session) forward(frame []byte) bool {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	for s.mustWait(len(frame) - Headroom) {
@@ -36,15 +39,16 @@ func (s *Session) forward(frame []byte) {
 		heard := s.await()
 		s.sending.Lock()
 		if !heard {
-			return
+			return false
 		}
 	}
 	s.scanUp(frame[Headroom:])
 	if a := s.bound(); a != nil {
 		_ = s.send(a, frame) // a failure is followed by Ended
-		return
+		return true
 	}
 	signal(s.wanted)
+	return true
 }
 
 // mustWait reports whether n bytes more are to be taken only when there is a worker
