@@ -123,7 +123,7 @@ func (m *memory) conditions(v view, d decision) (all []Condition) {
 		add(Limited, "Rate", "%d pods are needed, %d are added in a minute at most", d.goal, m.config.Rate)
 	}
 	if v.deployment.Paused {
-		add(Paused, "Paused", "the Deployment is paused: pods are added, and deleted unless their template has been changed meanwhile, which is not carried out")
+		add(Paused, "Paused", "the Deployment is paused: pods are added and deleted all the same, but none go once its template has been changed, which is not carried out")
 	}
 	return all
 }
