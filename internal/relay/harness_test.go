@@ -229,10 +229,7 @@ func newSession(t testing.TB, recovery relay.Recovery, limits journal.Limits) *s
 	}
 	s := &session{r: r, registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10), needs: make(chan relay.Need, 100)}
 	s.budget = journal.NewBudget(t.TempDir(), limits)
-	if recovery.Acquire == nil {
-		recovery.Acquire = s.acquire
-	}
-	recovery.Attempts, recovery.Budget, recovery.Scarce = cmp.Or(recovery.Attempts, 3), s.budget, s.scarce.Load
+	recovery.Acquire, recovery.Attempts, recovery.Budget, recovery.Scarce = s.acquire, cmp.Or(recovery.Attempts, 3), s.budget, s.scarce.Load
 	s.Session = relay.New(client, relay.NewMetrics(s.registry).Observer(zap.NewNop()), recovery, s.gone.Load)
 	return s
 }
