@@ -210,6 +210,17 @@ func startWith(t testing.TB, recovery relay.Recovery, w *worker, opening []byte,
 // newSession has not begun to run.
 func newSession(t testing.TB, recovery relay.Recovery, limits journal.Limits) *session {
 	t.Helper()
+	client, r := connect(t)
+	s := &session{r: r, registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10), needs: make(chan relay.Need, 100)}
+	s.budget = journal.NewBudget(t.TempDir(), limits)
+	recovery.Acquire, recovery.Attempts, recovery.Budget, recovery.Scarce = s.acquire, cmp.Or(recovery.Attempts, 3), s.budget, s.scarce.Load
+	s.Session = relay.New(client, relay.NewMetrics(s.registry).Observer(zap.NewNop()), recovery, s.gone.Load)
+	return s
+}
+
+// connect returns both ends of a connection.
+func connect(t testing.TB) (client *socket.Conn, r *net.TCPConn) {
+	t.Helper()
 	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -219,19 +230,15 @@ func newSession(t testing.TB, recovery relay.Recovery, limits journal.Limits) *s
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := socket.New(dialled)
+	client, err = socket.New(dialled)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := listener.AcceptTCP()
+	r, err = listener.AcceptTCP()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &session{r: r, registry: prometheus.NewRegistry(), cause: make(chan string, 1), spare: make(chan *worker, 10), needs: make(chan relay.Need, 100)}
-	s.budget = journal.NewBudget(t.TempDir(), limits)
-	recovery.Acquire, recovery.Attempts, recovery.Budget, recovery.Scarce = s.acquire, cmp.Or(recovery.Attempts, 3), s.budget, s.scarce.Load
-	s.Session = relay.New(client, relay.NewMetrics(s.registry).Observer(zap.NewNop()), recovery, s.gone.Load)
-	return s
+	return client, r
 }
 
 // run runs the session until the end of the test.

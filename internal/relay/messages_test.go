@@ -62,7 +62,10 @@ func value(text string) []byte     { return message(5, text) }
 func condition(text string) []byte { return message(3, text) }
 
 // result is the answer of a future's last call: its value has a class.
-func result() []byte {
+func result() []byte { return resultOf("") }
+
+// resultOf is one that holds text.
+func resultOf(of string) []byte {
 	const vec, object, attr, pair, tag, symbol, str, char, logical, double, null = 19, 1 << 8, 1 << 9, 2, 1 << 10, 1, 16, 9 | 1<<18, 10, 14, 254
 	b := []byte("B\n")
 	words := func(words ...uint32) {
@@ -76,7 +79,8 @@ func result() []byte {
 	}
 	words(2, 0x040202, 0x020300, vec, 5, str, 1)
 	text("VALUE")
-	words(vec|object|attr, 1, null)
+	words(vec|object|attr, 1, str, 1)
+	text(of)
 	words(pair|tag, symbol)
 	text("class")
 	words(str, 1)
