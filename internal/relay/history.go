@@ -236,6 +236,8 @@ func (h *history) answered(m psock.Message, more bool) {
 		if len(part.outcomes) == 0 && m.Text != resetMark && !h.done {
 			part.spoilt, h.setUp.spoilt = true, true
 		}
+	} else if m.FutureResult { // its reset, behind another call, was not seen to be one
+		part.spoilt = true
 	}
 	if part.spoilt || h.done {
 		return

@@ -10,7 +10,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
-// The model of FuzzRecovery: what R sends, and what a worker of R answers.
+// The model of TestRecovery: what R sends, and what a worker of R answers.
 
 // kind is what a call is for.
 type kind int

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -18,18 +19,19 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 )
 
+var seeds = flag.Uint64("seeds", 400, "programs of TestRecovery")
+
 // R runs a program on workers that are lost, drained and recalled at any byte: it reads
 // what one worker that nothing befalls would have answered, or an error where
-// docs/recovery.md has one. A seed is repeated with -run 'FuzzRecovery/seed#7$', and
-// -fuzz FuzzRecovery tries others.
-func FuzzRecovery(f *testing.F) {
-	for seed := range uint64(400) {
-		f.Add(seed)
+// docs/recovery.md has one. A seed is repeated with -run 'TestRecovery/^7$', as far as the
+// scheduler does the same again.
+func TestRecovery(t *testing.T) {
+	for seed := range *seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			newTrial(t, seed).run()
+		})
 	}
-	f.Fuzz(func(t *testing.T, seed uint64) {
-		t.Parallel()
-		newTrial(t, seed).run()
-	})
 }
 
 // differs is the error of a worker that fails where another would not.

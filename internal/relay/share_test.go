@@ -333,6 +333,22 @@ func TestBehindTheLastCall(t *testing.T) {
 	}
 }
 
+// A future whose reset R sends behind another call, as after an interrupt, is not seen to
+// begin: it is nothing that a node is set up by, and does not run again.
+func TestFirstResetBehindACall(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	set, last := call("EXEC", []byte("x <- 1")), call("EXEC", []byte("compute"))
+	sent := bytes.Join([][]byte{set, reset(), last}, nil)
+	s.write(t, sent)
+	s.worker.await(t, len(sent))
+	answers := bytes.Join([][]byte{value("set"), confirmed(), result()}, nil)
+	s.Data(answers)
+	s.read(t, len(answers))
+	s.ends(t, "killed")
+	s.write(t, reset())
+	s.readError(t, "worker worker-a/0 was lost before this call: killed")
+}
+
 // A session whose stream ends while it waits for a worker is read no further: what comes
 // after the gap is nobody's.
 func TestEndedWhileItWaits(t *testing.T) {
