@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -39,11 +41,7 @@ func TestMain(m *testing.M) {
 var versions = map[string]string{
 	"echo": "Rscript (R) version 4.5.1 Patched (2025-06-13 r88315)",
 	"deaf": "R scripting front-end version 4.1.2 (2021-11-01)",
-	"late": "Rscript (R) version 4.5.1 (2025-06-13)",
 }
-
-// late is how long after its connection the R that poses as "late" tells its version.
-const late = 200 * time.Millisecond
 
 // ballast is what poseAsR takes when it is sent "grow".
 var ballast []byte
@@ -52,8 +50,10 @@ var ballast []byte
 // ends or it is sent "die".
 func poseAsR(how string, args []string) int {
 	if slices.Contains(args, "--version") {
-		if how == "late" {
-			time.Sleep(late)
+		if how == "reticent" { // until it is ended
+			told := make(chan os.Signal, 1)
+			signal.Notify(told, syscall.SIGTERM)
+			<-told
 		}
 		fmt.Fprintln(os.Stderr, versions[how])
 		return 0

@@ -29,7 +29,7 @@ func TestUsage(t *testing.T) {
 // A worker that waits, connected, for what it is announced with is measured when it has
 // been: what a state says is of another worker, so that nothing told before it counts.
 func TestUsageAfterState(t *testing.T) {
-	s := start(t, "late", func(c *agent.Config) { c.Timing = link.Timing{Heartbeat: time.Millisecond} })
+	s := start(t, "reticent", func(c *agent.Config) { c.Timing = link.Timing{Heartbeat: time.Millisecond} })
 	s.await(pool.Warm, 1)
 	s.eventually("its memory", func() bool { return s.Workers()[0].MemoryBytes > 0 })
 }
