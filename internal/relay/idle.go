@@ -77,7 +77,14 @@ func (s *Session) offer(idle bool) {
 // reconsider takes an offer back that must not be taken up any more. Called with the lock
 // held.
 func (s *Session) reconsider() {
-	if a := s.current; a != nil && a.offered && !s.history.movable(s.runsOnce()) {
+	if a := s.current; a != nil && !s.history.movable(s.runsOnce()) {
+		a.keep()
+	}
+}
+
+// keep takes the worker's offer back, if there is one. Called with the lock held.
+func (a *attempt) keep() {
+	if a.offered {
 		a.offered = false
 		a.worker.Keep()
 	}

@@ -2,9 +2,9 @@ package relay_test
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/journal"
 )
@@ -47,11 +47,7 @@ func (s *session) answers(p []byte) (done chan struct{}) {
 // unread waits until R's not reading holds something up, or does not.
 func (s *session) unread(t *testing.T, want bool) {
 	t.Helper()
-	for limit := time.Now().Add(patience); s.Activity().Unread != want; time.Sleep(time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatalf("waited in vain for unread to be %v", want)
-		}
-	}
+	eventually(t, fmt.Sprintf("unread to be %v", want), func() bool { return s.Activity().Unread == want })
 }
 
 // A worker is offered when R has its answer, not before: until then it is its reader who

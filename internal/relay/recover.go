@@ -66,9 +66,8 @@ func (s *Session) detach(a *attempt) {
 	unasked := s.midway || s.activity.Opaque
 	within := s.history.reset && !s.history.done && s.runsOnce()
 	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining && !within || a.offered && a.worker.Yield())
-	if unasked && a.offered { // the worker sends what nobody has asked for: it is none to pass on
-		a.offered = false
-		a.worker.Keep()
+	if unasked { // the worker sends what nobody has asked for: it is none to pass on
+		a.keep()
 	}
 	if gone {
 		s.current = nil

@@ -140,9 +140,8 @@ func (s *Session) stir() {
 		s.history.forget()
 	}
 	s.partial = true
-	if a := s.current; a != nil && a.offered {
-		a.offered = false
-		a.worker.Keep()
+	if a := s.current; a != nil {
+		a.keep()
 	}
 }
 
