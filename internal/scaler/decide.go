@@ -259,15 +259,14 @@ func (m *memory) review(v view, d *decision) (stuck int) {
 	}
 	for name, l := range m.leaving {
 		pod, there := byName[name]
-		late := v.now.Sub(l.since) > leaveLimit
 		switch {
 		case !there: // deleted: its name is forgotten
 		case pod.Leaves:
 			continue
 		case m.sent >= 0: // it will be seen what became of the request, however late
 			continue
-		case l.told && m.sent < 0 && !m.quiet(v.now):
-			if late {
+		case l.told && !m.quiet(v.now):
+			if v.now.Sub(l.since) > leaveLimit {
 				stuck++
 			}
 			continue
