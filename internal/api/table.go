@@ -24,7 +24,7 @@ func WriteTable(out io.Writer, state State, now time.Time) error {
 	}
 	fmt.Fprintln(w, "WORKER\tNODE\tSTATE\tFOR\tPID\tMEMORY\tCALLS\tBUSY\tCLUSTER\tREASON")
 	for _, s := range state.Workers {
-		name := fmt.Sprintf("%s/%d", s.Agent, s.Slot)
+		name := s.Name()
 		what := string(s.State)
 		a := activity[name]
 		if a.Busy {

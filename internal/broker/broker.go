@@ -216,15 +216,10 @@ func (b *Broker) reconcile(known map[uint64]*demand, found []sockdiag.Listener, 
 func (b *Broker) Once(uid uint32, ports []uint16, once bool) (nodes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for c := range b.clusters {
-		if c.uid != uid || !slices.Contains(ports, c.port) {
-			continue
-		}
-		for n := range c.nodes {
-			if n.session != nil {
-				n.session.Once(once)
-				nodes++
-			}
+	for n := range b.nodes() {
+		if n.session != nil && n.cluster.uid == uid && slices.Contains(ports, n.cluster.port) {
+			n.session.Once(once)
+			nodes++
 		}
 	}
 	return nodes
@@ -282,7 +277,7 @@ func (b *Broker) available(group string, uid uint32, ports []uint16, holds func(
 		switch s.State {
 		case pool.Starting, pool.Warm, pool.Reserved, pool.Bound, pool.Ending:
 			if pool.InGroup(s.Group, group) {
-				available[fmt.Sprintf("%s/%d", s.Agent, s.Slot)] = true
+				available[s.Name()] = true
 			}
 		}
 	}
@@ -293,14 +288,9 @@ func (b *Broker) available(group string, uid uint32, ports []uint16, holds func(
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for c := range b.clusters {
-		if c.uid == uid && slices.Contains(ports, c.port) {
-			continue
-		}
-		for node := range c.nodes {
-			if holds(node) {
-				delete(available, node.snapshot().Worker)
-			}
+	for n := range b.nodes() {
+		if own := n.cluster.uid == uid && slices.Contains(ports, n.cluster.port); !own && holds(n) {
+			delete(available, n.held())
 		}
 	}
 	return len(available)
@@ -313,11 +303,9 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 	if c.shared { // any of them
 		number = 0
 	}
-	for other := range b.clusters {
-		for n := range other.nodes {
-			if n.session != nil && n.session.Activity().Unread {
-				unread++
-			}
+	for n := range b.nodes() {
+		if n.session != nil && n.session.Activity().Unread {
+			unread++
 		}
 	}
 	b.mu.Unlock()
@@ -328,7 +316,7 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 
 // shortcoming is why a slot is not ready.
 func shortcoming(s pool.Snapshot) string {
-	text := fmt.Sprintf("%s/%d is %s", s.Agent, s.Slot, s.State)
+	text := fmt.Sprintf("%s is %s", s.Name(), s.State)
 	if s.Reason != "" {
 		text += ": " + s.Reason
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"sort"
 	"time"
@@ -130,6 +131,19 @@ func (b *Broker) clusterOf(d *demand) *cluster {
 	}
 	b.clusters[c], b.latest[where] = true, c
 	return c
+}
+
+// nodes are those of all clusters. Called with the lock held.
+func (b *Broker) nodes() iter.Seq[*node] {
+	return func(yield func(*node) bool) {
+		for c := range b.clusters {
+			for n := range c.nodes {
+				if !yield(n) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // leave removes n, and its cluster with the last node.

@@ -262,13 +262,19 @@ func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	return nil
 }
 
-// holds reports whether the node has a worker. Called with Broker.mu held.
-func (n *node) holds() bool {
-	if n.session != nil {
-		return n.session.Worker() != ""
+// held is the name of the node's worker, "" for none. Called with Broker.mu held.
+func (n *node) held() string {
+	switch {
+	case n.session != nil:
+		return n.session.Worker()
+	case n.worker != nil:
+		return n.worker.Name()
 	}
-	return n.worker != nil
+	return ""
 }
+
+// holds reports whether the node has a worker. Called with Broker.mu held.
+func (n *node) holds() bool { return n.held() != "" }
 
 // shares reports whether the node's worker goes to others between two futures. Called
 // with Broker.mu held.

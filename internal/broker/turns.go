@@ -84,14 +84,12 @@ func (b *Broker) inUse(group string) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for c := range b.clusters {
-		for n := range c.nodes {
-			if n.latest == nil || !pool.InGroup(n.latest.Group(), group) || n.session == nil || n.session.Worker() == "" {
-				continue
-			}
-			if activity := n.session.Activity(); activity.Busy && !activity.Unread {
-				return true
-			}
+	for n := range b.nodes() {
+		if n.latest == nil || !pool.InGroup(n.latest.Group(), group) || n.session == nil || n.session.Worker() == "" {
+			continue
+		}
+		if activity := n.session.Activity(); activity.Busy && !activity.Unread {
+			return true
 		}
 	}
 	return false

@@ -285,6 +285,11 @@ type Snapshot struct {
 	Cluster string `json:"cluster,omitempty"`
 }
 
+// Name is the worker's, as Worker.Name has it.
+func (s Snapshot) Name() string { return workerName(s.Agent, s.Slot) }
+
+func workerName(agent string, slot int) string { return fmt.Sprintf("%s/%d", agent, slot) }
+
 // Workers describes every slot, sorted by agent and slot.
 func (p *Pool) Workers() []Snapshot {
 	p.mu.Lock()

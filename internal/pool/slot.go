@@ -139,7 +139,7 @@ func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 	hello.Group = cmp.Or(hello.Group, DefaultGroup)
 	s := &slot{
 		pool: p, conn: conn, hello: hello, lost: make(chan struct{}),
-		id: fmt.Sprintf("%s/%d", hello.Agent, hello.Slot), address: conn.RemoteAddr().String(),
+		id: workerName(hello.Agent, hello.Slot), address: conn.RemoteAddr().String(),
 	}
 	// Lazily: most have nothing to say for days, and the buffer of each would be 1.4 KB.
 	s.log = p.config.Log.WithLazy(zap.String("worker", s.name()))
