@@ -91,6 +91,6 @@ cat(conditionMessage(e), "\n")
 		t.Error("no metric says that memory was the reason")
 	}
 	n.rollout()
-	n.eventually("the worker is back", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "1" })
+	n.warm(1)
 	n.plan(1)
 }

@@ -57,7 +57,7 @@ cat("computed\n")
 	}
 	n.rollout()
 	n.eventually("two worker pods", func() bool { return len(n.workerPods()) == 2 })
-	n.eventually("four workers", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "4" })
+	n.warm(4)
 	if names := pods(n.r(planned)); len(names) != 4 || distinct(names) != 2 {
 		t.Errorf("want 4 workers in 2 pods, got %v", names)
 	}
@@ -94,7 +94,7 @@ func TestUpgradeScheduler(t *testing.T) {
 		set += fmt.Sprintf(" --set %s.image.repository=%s --set-string %s.image.tag=%s", key, repository, key, tag)
 	}
 	n.sh("helm upgrade --wait --timeout 3m --reuse-values test " + filepath.Join(root(t), "charts/future") + set)
-	n.eventually("three workers at the new rendezvous", func() bool { return n.metric(`rendezvous_workers{state="warm"}`) == "3" })
+	n.warm(3)
 	n.plan(3)
 	images := n.sh(`kubectl get pods -l component=scheduler -o json | jq -r '.items[] | select(.metadata.deletionTimestamp == null) | .spec | .initContainers[0].image, .containers[0].image'`)
 	if images != next+"\n"+rImage() {
