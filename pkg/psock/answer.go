@@ -29,6 +29,28 @@ const maxErrorText = 64 << 10
 // future and parallel's own functions never set it to anything that they read
 // back, except clusterApplyLB and parLapplyLB.
 func AppendError(dst []byte, message string, xdr bool) []byte {
+	return appendAnswer(dst, xdr, false, func(w *writer) uint32 {
+		w.strings(typeString|flagObject|flagAttr, errorText(message))
+		w.symbol("class")
+		w.strings(typeString, "snow-try-error", "try-error")
+		w.words(typeNull)
+		return 1
+	})
+}
+
+// AppendText appends to dst the message by which a worker answers text, as a character
+// vector of one string, and returns the longer slice. It is as [AppendError] has it
+// otherwise, but for success = TRUE.
+func AppendText(dst []byte, text string, xdr bool) []byte {
+	return appendAnswer(dst, xdr, true, func(w *writer) uint32 {
+		w.strings(typeString, errorText(text))
+		return 0
+	})
+}
+
+// appendAnswer appends the answer of a work loop with the value that write writes. write
+// returns how many symbols it has used: "class" is the first, if any.
+func appendAnswer(dst []byte, xdr, success bool, write func(w *writer) uint32) []byte {
 	w := writer{b: dst, order: binary.LittleEndian}
 	if xdr {
 		w.order = binary.BigEndian
@@ -41,19 +63,24 @@ func AppendError(dst []byte, message string, xdr bool) []byte {
 
 	w.words(typeList|flagAttr, 5)
 	w.strings(typeString, "VALUE")
-	w.strings(typeString|flagObject|flagAttr, errorText(message))
-	w.symbol("class")
-	w.strings(typeString, "snow-try-error", "try-error")
-	w.words(typeNull)
-	w.words(typeLogical, 1, 0)
+	symbols := write(&w)
+	logical := uint32(0)
+	if success {
+		logical = 1
+	}
+	w.words(typeLogical, 1, logical)
 	w.words(typeDouble|flagObject|flagAttr, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 	w.symbol("names")
 	w.strings(typeString, "user.self", "sys.self", "elapsed", "user.child", "sys.child")
-	w.reference(1) // class
+	if symbols > 0 {
+		w.reference(1) // class
+	} else {
+		w.symbol("class")
+	}
 	w.strings(typeString, "proc_time")
 	w.words(typeNull)
 	w.words(typeNull)
-	w.reference(2) // names
+	w.reference(symbols + 1) // names
 	w.strings(typeString, "type", "value", "success", "time", "tag")
 	w.words(typeNull)
 	return w.b

@@ -2,6 +2,7 @@ package psock
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,20 +19,22 @@ for (file in args) {
   con <- rawConnection(bytes)
   got <- unserialize(con)
   stopifnot(length(readBin(con, "raw", 1)) == 0)
+  close(con)
   message <- readBin(paste0(file, ".text"), "raw", 1e6)
   message <- rawToChar(message)
   Encoding(message) <- "UTF-8"
   zero <- proc.time()
   zero <- zero - zero
-  want <- list(type = "VALUE", value = structure(message, class = c("snow-try-error", "try-error")),
-               success = FALSE, time = zero, tag = NULL)
+  text <- grepl("-text$", file)
+  value <- if (text) message else structure(message, class = c("snow-try-error", "try-error"))
+  want <- list(type = "VALUE", value = value, success = text, time = zero, tag = NULL)
   if (!identical(got, want)) { dput(got); dput(want); stop(file) }
   stopifnot(identical(Encoding(got$value), Encoding(message)), identical(nchar(got$value), nchar(message)))
 }
 cat("same\n")
 `
 
-func TestAppendErrorIsWhatAWorkerSends(t *testing.T) {
+func TestAnswersAreWhatAWorkerSends(t *testing.T) {
 	dir := t.TempDir()
 	messages := []struct{ in, want string }{
 		{"", ""},
@@ -44,20 +47,30 @@ func TestAppendErrorIsWhatAWorkerSends(t *testing.T) {
 	args := []string{"--vanilla", "-e", answerR}
 	for i, m := range messages {
 		for _, xdr := range []bool{true, false} {
-			file := filepath.Join(dir, string(rune('a'+i))+map[bool]string{true: "x", false: "b"}[xdr])
-			data := AppendError([]byte("before"), m.in, xdr)
-			data = bytes.TrimPrefix(data, []byte("before"))
-			for name, content := range map[string][]byte{file: data, file + ".text": []byte(m.want)} {
-				if err := os.WriteFile(name, content, 0o600); err != nil {
-					t.Fatal(err)
+			for _, answer := range []struct {
+				name    string
+				append  func([]byte, string, bool) []byte
+				success bool
+			}{{"error", AppendError, false}, {"text", AppendText, true}} {
+				file := filepath.Join(dir, fmt.Sprintf("%d-%t-%s", i, xdr, answer.name))
+				data := answer.append([]byte("before"), m.in, xdr)
+				data = bytes.TrimPrefix(data, []byte("before"))
+				for name, content := range map[string][]byte{file: data, file + ".text": []byte(m.want)} {
+					if err := os.WriteFile(name, content, 0o600); err != nil {
+						t.Fatal(err)
+					}
 				}
-			}
-			args = append(args, file)
-			var s Scanner
-			n, done := s.Scan(data)
-			got := s.Message()
-			if want := (Message{Kind: KindValue, Bytes: int64(len(data)), XDR: xdr, Final: true}); n != len(data) || !done || got != want || s.Elements() != 5 {
-				t.Errorf("%.40q: scanned %d of %d, %v: %+v", m.in, n, len(data), done, got)
+				args = append(args, file)
+				var s Scanner
+				n, done := s.Scan(data)
+				got := s.Message()
+				want := Message{Kind: KindValue, Bytes: int64(len(data)), XDR: xdr, Success: answer.success, Final: true}
+				if answer.success && len(m.want) <= 32 {
+					want.Text = m.want
+				}
+				if n != len(data) || !done || got != want || s.Elements() != 5 {
+					t.Errorf("%s of %.40q: scanned %d of %d, %v: %+v", answer.name, m.in, n, len(data), done, got)
+				}
 			}
 		}
 	}

@@ -69,8 +69,8 @@ type Message struct {
 	// fourth. The names of the elements are not compared: they come after
 	// the data.
 	Final bool
-	// FutureResult tells a VALUE whose value is of class "FutureResult": what future
-	// (1.8 to 1.70) has a worker answer when the future itself is done, in contrast to
-	// the calls that prepare it. Any attribute of the value with that string counts.
-	FutureResult bool
+	// Class is the first of [Scanner.Classes] among the strings of a VALUE's attributes,
+	// "" if there is none: future's worker answers a value of class "FutureResult" when the
+	// future is done, and others to the calls that prepare it.
+	Class string
 }

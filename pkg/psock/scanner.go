@@ -29,6 +29,10 @@ var errAdvance = errors.New("psock: advanced beyond what may be skipped")
 // messages and below 64 KB always; nesting does not add to it, except for byte
 // code within byte code.
 type Scanner struct {
+	// Classes are looked for among the attributes of each VALUE, for [Message.Class]: at
+	// most 32 bytes each. It is set before the first Scan, and not changed.
+	Classes []string
+
 	msg   Message
 	start int64 // offset in the stream of the first byte of msg
 	pos   int64 // offset in the stream of the next word or data byte

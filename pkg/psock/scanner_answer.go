@@ -20,9 +20,6 @@ const (
 	roleClass // a string among the attributes of the value
 )
 
-// futureClass is the class of a future's result.
-const futureClass = "FutureResult"
-
 // attrStrings is how many strings among the attributes of a value are looked at: those of
 // a future's result are its names, up to 20, and its class. Looking is slow.
 const attrStrings = 64
@@ -67,7 +64,7 @@ func (s *Scanner) vector(n int64) {
 func (s *Scanner) char(n int64) {
 	if s.attrs > 0 {
 		s.attrs--
-		if n == int64(len(futureClass)) {
+		if s.named(n) {
 			s.role = roleClass
 			s.wantData(uint8(n))
 			return
@@ -81,6 +78,16 @@ func (s *Scanner) char(n int64) {
 		return
 	}
 	s.wantData(uint8(n))
+}
+
+// named reports whether one of the classes that are looked for has n bytes.
+func (s *Scanner) named(n int64) bool {
+	for _, class := range s.Classes {
+		if int64(len(class)) == n {
+			return n <= int64(len(s.capture))
+		}
+	}
+	return false
 }
 
 // wantData copies the first n bytes of the data that comes next into capture.
@@ -104,7 +111,11 @@ func (s *Scanner) captured() {
 	case roleValue:
 		s.msg.Text = string(b)
 	case roleClass:
-		s.msg.FutureResult = s.msg.FutureResult || string(b) == futureClass
+		for _, class := range s.Classes {
+			if s.msg.Class == "" && string(b) == class {
+				s.msg.Class = class
+			}
+		}
 	case roleSuccess:
 		s.gotFlag = true
 		s.msg.Success = s.decode(b) == 1 // NA is the smallest integer

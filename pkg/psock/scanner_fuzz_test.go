@@ -22,11 +22,11 @@ func FuzzScanner(f *testing.F) {
 	}
 	f.Add(AppendError(AppendError(nil, "one", true), "two", false))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var whole Scanner
+		whole := *newScanner()
 		want := scan(t, &whole, data, false, always(max(len(data), 1)))
 		checkAccount(t, &whole, want, data)
 		for i, next := range []func() int{always(1), always(3), always(17), randomly(40), always(9)} {
-			var s Scanner
+			s := *newScanner()
 			got := scan(t, &s, data, i >= 3, next)
 			checkAccount(t, &s, got, data)
 			if len(got) != len(want) {

@@ -186,7 +186,9 @@ func (s *Scanner) first(w uint32) {
 		s.take()
 		s.itemFlags(w)
 	case opAttrs:
-		s.attrs = attrStrings
+		if len(s.Classes) > 0 {
+			s.attrs = attrStrings
+		}
 		s.take()
 		s.itemFlags(w)
 	case opCall:

@@ -1,0 +1,60 @@
+# Writes the calls and answers of the installed packages into a directory, and says what
+# their code does.
+out <- commandArgs(TRUE)[1L]
+library(parallel)
+suppressPackageStartupMessages(library(future))
+cat(R.version.string, "future", format(packageVersion("future")), "parallelly", format(packageVersion("parallelly")), "\n")
+
+send <- function(name, class, write) {
+  con <- rawConnection(raw(), "wb")
+  on.exit(close(con))
+  write(structure(list(con = con), class = class))
+  writeBin(rawConnectionValue(con), file.path(out, name))
+}
+call <- function(name, fun, ...) {
+  args <- list(...)
+  for (class in c("SOCK0node", "SOCKnode")) {
+    send(paste(name, class, sep = "-"), class, function(node) parallel:::sendCall(node, fun, args))
+  }
+}
+ours <- function(package, name) get(name, envir = asNamespace(package))
+
+text <- "future:::requestNode() validation call"
+call("reset", ours("future", "grmall"))
+call("validation", identity, text)
+call("introduction", get("get_session_info", environment(ours("parallelly", "add_cluster_session_info"))), pkgs = FALSE)
+call("cores", eval, quote(parallelly::availableCores()), envir = .GlobalEnv)
+call("load", requireNamespace, "future", quietly = TRUE)
+
+call("cores-kept", eval, quote(n <- parallelly::availableCores()), envir = .GlobalEnv)
+call("user-load", function(p) { assign("loaded", TRUE, globalenv()); requireNamespace(p, quietly = TRUE) }, "future")
+call("validation-aside", identity, c(text, "and more"))
+call("user-info", function() list(Sys.info(), Sys.getpid(), .libPaths(), .Platform$OS.type))
+
+answer <- function(name, value) {
+  send(name, "SOCK0node", function(node) parallel:::sendData(node, list(type = "VALUE", value = value, success = TRUE,
+    time = proc.time(), tag = NULL)))
+}
+plan(sequential)
+f <- future(42)
+answer("result", result(f))
+answer("other", structure(list(1), class = "Future"))
+
+has <- function(fact, holds) if (isTRUE(holds)) cat("has ", fact, "\n", sep = "")
+code <- function(package, name) {
+  f <- tryCatch(ours(package, name), error = function(e) NULL)
+  if (is.null(f)) "" else paste(deparse(f), collapse = "\n")
+}
+mentions <- function(package, name, what) grepl(what, code(package, name), fixed = TRUE)
+if (mentions("future", "evalFuture", "FutureLaunchError")) {
+  has("evalFuture() answers FutureLaunchError", TRUE)
+  answer("launch-error", ours("future", "evalFuture")(NULL))
+}
+has("a future newer than 1.34", packageVersion("future") > "1.35")
+has("grmall() answers future-grmall", identical(ours("future", "grmall")(new.env()), "future-grmall"))
+has("a future answers FutureResult", inherits(result(f), "FutureResult"))
+has("clusterEvalQ() calls eval", mentions("parallel", "clusterEvalQ", "clusterCall(cl, eval, substitute(expr), env"))
+has(paste("requestNode() validates by", text), mentions("future", "requestNode", paste0("truth <- \"", text)) &&
+  mentions("future", "requestNode", "identity, truth"))
+has(".makeCluster() counts cores", mentions("future", ".makeCluster", "parallelly::availableCores()"))
+has(".makeCluster() loads future", mentions("future", ".makeCluster", "fun = requireNamespace, \"future\""))
