@@ -3,6 +3,7 @@ package relay
 import (
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -31,6 +32,8 @@ type attempt struct {
 	verify   bool // the first answer after these has to confirm a reset
 	fate     fate // of the message that is arriving
 	held     []byte
+
+	lesson []byte // the answer that is arriving, if others may be given it, see learn
 }
 
 // fate is what becomes of a message.
@@ -55,8 +58,9 @@ func (s *Session) begin(worker Worker) *attempt {
 		session: s, worker: worker, over: make(chan struct{}), leave: make(chan struct{}, 1),
 		seen: s.conditions, verify: h.reset && !h.done && len(h.since.outcomes) == 0,
 	}
+	a.down.Classes = facts.Done
 	if worker.SetUp() == (SetUp{}) {
-		a.repeats = len(h.setUp.outcomes) + len(h.since.outcomes)
+		a.repeats = h.repeats()
 	}
 	s.current = a
 	return a
@@ -109,6 +113,7 @@ func (a *attempt) follow(p []byte) {
 	s := a.session
 	for len(p) > 0 {
 		n, done := a.down.Scan(p)
+		a.learn(p[:n], done)
 		p = p[n:]
 		s.midway = !done
 		if done {
@@ -148,9 +153,7 @@ func (s *Session) callDone(success bool) {
 	if s.current != nil {
 		s.current.worker.Busy(took)
 	}
-	if !s.idling.Swap(true) {
-		s.idle.Reset(forgetAfter)
-	}
+	s.rest()
 }
 
 // filter returns what of p the session has not read yet from the worker that is lost.
@@ -167,12 +170,14 @@ func (a *attempt) filter(p []byte) (pass []byte) {
 		case undecided:
 			a.held = append(a.held, p[:n]...)
 			if a.fate = a.decide(done); a.fate == passed {
+				a.learn(a.held, done)
 				pass = append(pass, a.held...)
 			}
 			if a.fate != undecided {
 				a.held = nil
 			}
 		case passed:
+			a.learn(p[:n], done)
 			pass = append(pass, p[:n]...)
 		}
 		p = p[n:]
@@ -198,7 +203,7 @@ func (a *attempt) decide(done bool) fate {
 		return dropped
 	case a.verify && final && !done && len(a.held) < confirmationLimit:
 		return undecided
-	case a.verify && final && a.down.Message().Text != resetMark:
+	case a.verify && final && a.down.Message().Text != facts.ResetText:
 		// It was the session's state that a worker elsewhere has lost.
 		a.session.history.since.spoilt = true
 		a.fail("the call after it was none of future's")
@@ -224,11 +229,7 @@ func (a *attempt) repeated(fate fate, m psock.Message) {
 			a.seen--
 		}
 	case a.replayed < a.repeats:
-		i, outcomes := a.replayed, h.setUp.outcomes
-		if i >= len(outcomes) {
-			i, outcomes = i-len(outcomes), h.since.outcomes
-		}
-		if m.Success != outcomes[i] {
+		if m.Success != h.outcome(a.replayed) {
 			a.fail("a call that sets a worker up ended otherwise than on the one that was lost")
 		}
 		a.replayed++

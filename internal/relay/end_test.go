@@ -140,8 +140,13 @@ func TestLostBetweenCalls(t *testing.T) {
 // A worker that drains leaves an idle session, which goes on as one that has lost it.
 func TestDrainIdle(t *testing.T) {
 	s := start(t, &worker{}, nil)
+	s.write(t, call("EXEC", nil))
+	s.worker.await(t, len(call("EXEC", nil)))
+	s.Data(value("set"))
+	s.read(t, len(value("set")))
 	s.Drain()
 	receive(t, s.worker.ended, "the worker to be told")
+	s.ends(t, "drained")
 	s.write(t, call("EXEC", nil))
 	s.readError(t, "worker worker-a/0 was lost before this call: its agent was told to end")
 }

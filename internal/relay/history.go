@@ -7,17 +7,14 @@ import (
 	"hash"
 	"io"
 
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
-// resetMark is in the call by which future erases a worker's global environment,
-// and is its value: grmall() of future 1.31 to 1.70.
-const resetMark = "future-grmall"
-
 const (
-	// headLimit bounds what may be such a call; it has 1.8 KB.
-	headLimit = 16 << 10
+	// headLimit bounds the calls that are told by their words.
+	headLimit = facts.Limit
 	// unsentLimit bounds what is taken of a call for which there is no worker: enough to
 	// know whether it is a reset.
 	unsentLimit = headLimit
@@ -33,6 +30,9 @@ const (
 	mostCalls = 100_000
 	// smallHistory is kept while a worker is idle, however long that is.
 	smallHistory = 64 << 10
+	// mostLoads bounds the namespaces that a node's worker is known to have loaded: future
+	// asks for two.
+	mostLoads = 16
 )
 
 var (
@@ -40,14 +40,19 @@ var (
 	errForgotten = errors.New("what a future was sent is forgotten when it is done")
 )
 
-// whoAreYou are in the call by which parallelly (1.34 to 1.45) asks each new node of a
-// cluster for its R, system, libraries and process. It changes nothing in the worker.
-var whoAreYou = [][]byte{[]byte(".libPaths"), []byte("os.type"), []byte("Sys.info"), []byte("Sys.getpid")}
-
 // history is what a fresh worker has to be sent to stand where a lost one stood: the
 // calls before the session's first reset, and those from its last reset on, with the
 // message that is being sent. Its bytes are guarded by Session.sending.
+//
+// Questions, calls that leave the worker as it was, are no part of that, nor is the loading
+// of a namespace, but that a fresh worker does it first.
 type history struct {
+	// ask is a question under way, or the loading of a namespace, when nothing else is;
+	// asked says which. Guarded by Session.mu as well.
+	ask   []byte
+	asked facts.Call
+	loads [][]byte // the calls that have loaded a namespace
+
 	setUp part
 	since part
 	reset bool // there was one
@@ -58,12 +63,10 @@ type history struct {
 	done    bool // the future since the last reset is: it has no use for what it was sent
 	foreign bool // after that came a call that was none of future's
 
-	// The set-up calls so far: how many only asked who the worker is, and their digest,
-	// of all and without the last.
-	introductions int
-	digest        hash.Hash
-	sum, before   SetUp
-	start, last   int64 // where in setUp the message in progress begins, and the one before it
+	// The digest of the set-up calls so far, of all and without the last.
+	digest      hash.Hash
+	sum, before SetUp
+	start, last int64 // where in setUp the message in progress begins, and the one before it
 
 	head    []byte // the message in progress, until it is known to be no reset
 	flushed bool   // it is known, and the message is in a part, or in unsent
@@ -185,10 +188,24 @@ func (p *part) lose(err error) {
 	p.Reset()
 }
 
-// isReset reports whether the message in progress, of which all is there, asks the
-// worker to erase its global environment. The worker's answer confirms it.
-func (h *history) isReset() bool {
-	return !h.flushed && bytes.Contains(h.head, []byte(resetMark))
+// call tells what the message in progress, of which all is there, is for. The worker's
+// answer confirms a reset.
+func (h *history) call() facts.Call {
+	if h.flushed || h.dropped {
+		return facts.Unknown
+	}
+	return facts.Of(h.head)
+}
+
+// pose takes the message in progress, of which all is there, for a question or the loading
+// of a namespace, and reports whether it is one. There is none in the middle of a future.
+// Called with Session.mu held as well, while no other call is under way.
+func (h *history) pose(call facts.Call) bool {
+	if h.reset && !h.done || !call.Keeps() && (call != facts.Load || h.reset || len(h.loads) >= mostLoads) {
+		return false
+	}
+	h.ask, h.asked, h.head = h.head, call, nil
+	return true
 }
 
 // restart makes the message in progress, a reset, the first of the calls since.
@@ -204,25 +221,19 @@ func (h *history) forget() {
 	h.since.err, h.since.outcomes, h.since.spoilt = nil, nil, false
 }
 
-// sent notes that all of a call that is no reset has been sent. Called with Session.mu
-// held as well.
-func (h *history) sent() {
-	switch {
-	case h.done:
-		h.foreign = true
-	case !h.reset && !h.flushed && asksWho(h.head):
-		h.introductions++
+// overtake makes a question under way a call as any other: something is sent behind it, and
+// which of the two a lost worker has had is not known. Called with Session.mu held as well.
+func (h *history) overtake() {
+	if ask := h.ask; ask != nil {
+		h.ask = nil
+		h.keep(ask)
+		h.mark()
 	}
 }
 
-func asksWho(call []byte) bool {
-	for _, mark := range whoAreYou {
-		if !bytes.Contains(call, mark) {
-			return false
-		}
-	}
-	return true
-}
+// sent notes that all of a call has been sent that is none of those that are told. Called
+// with Session.mu held as well.
+func (h *history) sent() { h.foreign = h.foreign || h.done }
 
 // answered notes the answer of the oldest call that had none: its value, if that is a
 // short string, and whether that is a future's result. The first answer since a reset
@@ -230,13 +241,20 @@ func asksWho(call []byte) bool {
 // that other calls wait for theirs: those behind a future's last one are none of its. Called
 // with Session.mu held.
 func (h *history) answered(m psock.Message, more bool) {
+	if h.ask != nil {
+		if h.asked == facts.Load && m.Success {
+			h.loads = append(h.loads, h.ask)
+		}
+		h.ask = nil
+		return
+	}
 	part := &h.setUp
 	if h.reset {
 		part = &h.since
-		if len(part.outcomes) == 0 && m.Text != resetMark && !h.done {
+		if len(part.outcomes) == 0 && m.Text != facts.ResetText && !h.done {
 			part.spoilt, h.setUp.spoilt = true, true
 		}
-	} else if m.FutureResult { // its reset, behind another call, was not seen to be one
+	} else if m.Class != "" { // its reset, behind another call, was not seen to be one
 		part.spoilt = true
 	}
 	if part.spoilt || h.done {
@@ -244,7 +262,7 @@ func (h *history) answered(m psock.Message, more bool) {
 	}
 	part.outcomes = append(part.outcomes, m.Success)
 	part.spoilt = len(part.outcomes) > mostCalls
-	h.done = h.reset && m.FutureResult
+	h.done = h.reset && m.Class != ""
 	h.foreign = h.done && more
 }
 
@@ -261,13 +279,20 @@ func (h *history) movable(once bool) bool {
 	case h.reset: // between two calls of one future
 		return h.since.err == nil && !h.since.spoilt && !once
 	}
-	return h.together || len(h.setUp.outcomes) == h.introductions
+	return h.together || h.plain()
+}
+
+// plain reports whether the worker is as a fresh one, but for namespaces. Called with
+// Session.mu held.
+func (h *history) plain() bool {
+	return !h.reset && len(h.setUp.outcomes) == 0 && !h.setUp.spoilt && h.setUp.err == nil
 }
 
 // setUps are the workers of other nodes that can take the calls due from here on: those
 // on which the same was done. A set-up call that is due may have been made there as
 // well, by the node that it was made for. Called with Session.mu held as well.
 func (h *history) setUps(due int) []SetUp {
+	due -= h.questions()
 	switch {
 	case h.setUp.err != nil || h.setUp.spoilt || h.reset && len(h.since.outcomes) > 0:
 		return nil
@@ -279,9 +304,17 @@ func (h *history) setUps(due int) []SetUp {
 	return nil
 }
 
-// unsend forgets what no worker was sent.
+// questions is how many of the calls due are no part of what is kept: one or none.
+func (h *history) questions() int {
+	if h.ask != nil {
+		return 1
+	}
+	return 0
+}
+
+// unsend forgets what no worker was sent. Called with Session.mu held as well.
 func (h *history) unsend() {
-	h.unsent = nil
+	h.unsent, h.ask = nil, nil
 	if h.reset || h.setUp.err != nil {
 		return
 	}
@@ -292,7 +325,6 @@ func (h *history) unsend() {
 	}
 	h.digest.Sum(h.sum[:0])
 	h.start = h.setUp.Size()
-	h.introductions = min(h.introductions, len(h.setUp.outcomes))
 }
 
 // next ends the message in progress.
@@ -303,6 +335,11 @@ func (h *history) next() {
 	}
 	h.flush()
 	h.flushed = false
+	h.mark()
+}
+
+// mark notes where a message in setUp ends.
+func (h *history) mark() {
 	if !h.reset && h.setUp.err == nil { // else nobody asks for the digest
 		h.before = h.sum
 		h.digest.Sum(h.sum[:0])
@@ -312,17 +349,40 @@ func (h *history) next() {
 
 // reader reads all that a fresh worker is sent, the message in progress included.
 func (h *history) reader() io.Reader {
-	return io.MultiReader(h.setUp.Reader(), h.since.Reader(), bytes.NewReader(h.unsent), bytes.NewReader(h.head))
+	loads := bytes.NewReader(bytes.Join(h.loads, nil))
+	return io.MultiReader(loads, h.setUp.Reader(), h.since.Reader(), h.due())
+}
+
+// repeats is how many calls of these are answered already. Called with Session.mu held.
+func (h *history) repeats() int {
+	return len(h.loads) + len(h.setUp.outcomes) + len(h.since.outcomes)
+}
+
+// outcome is how the first of these calls ended, the second and so on. Called with
+// Session.mu held.
+func (h *history) outcome(i int) (success bool) {
+	if i -= len(h.loads); i < 0 {
+		return true
+	}
+	if i < len(h.setUp.outcomes) {
+		return h.setUp.outcomes[i]
+	}
+	return h.since.outcomes[i-len(h.setUp.outcomes)]
+}
+
+// due reads what no worker was sent.
+func (h *history) due() io.Reader {
+	return io.MultiReader(bytes.NewReader(h.ask), bytes.NewReader(h.unsent), bytes.NewReader(h.head))
 }
 
 // rest reads what a worker is sent that is set up: the calls due.
 func (h *history) rest(due int) io.Reader {
-	rest := io.MultiReader(h.since.Reader(), bytes.NewReader(h.unsent), bytes.NewReader(h.head))
+	rest := io.MultiReader(h.since.Reader(), h.due())
 	if h.reset {
 		return rest
 	}
 	from := h.start
-	if due > 0 {
+	if due > h.questions() {
 		from = h.last
 	}
 	setUp := h.setUp.Reader()

@@ -22,6 +22,13 @@ func (s *Session) lookForHangUp() {
 	}
 }
 
+// rest has the session looked at in a while, now that it may be idle.
+func (s *Session) rest() {
+	if !s.idling.Swap(true) {
+		s.idle.Reset(forgetAfter)
+	}
+}
+
 // lookForIdleness looks after a session that makes no calls: it forgets what a future
 // was sent that is done, and offers the worker to whoever waits.
 func (s *Session) lookForIdleness() {

@@ -1,9 +1,13 @@
 package relay_test
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 )
 
 // call is a message of the master's as serialize(xdr = FALSE) writes it:
@@ -90,5 +94,15 @@ func resultOf(of string) []byte {
 	return b
 }
 
-// introduction looks like what parallelly asks each new node.
-func introduction() []byte { return call("EXEC", []byte(".libPaths os.type Sys.info Sys.getpid")) }
+// introduction is what parallelly asks each new node.
+func introduction() []byte { return told(facts.Introduction) }
+
+// told is a call that is told to be one, with some more words.
+func told(is facts.Call, more ...byte) []byte {
+	for _, f := range facts.All {
+		if f.Call == is {
+			return call("EXEC", append(bytes.Join(f.Words, nil), more...))
+		}
+	}
+	panic(fmt.Sprint("nothing tells a ", is))
+}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -17,6 +18,8 @@ type kind int
 
 const (
 	introducing kind = iota // asks who the worker is
+	loading                 // loads a namespace
+	validating              // asks whether the node works
 	setting                 // changes the worker's state
 	failing                 // does so, and then fails
 	erasing                 // future's reset
@@ -34,6 +37,9 @@ type step struct {
 	conditions int // sent ahead of the answer
 }
 
+// keeps reports whether the call leaves nothing in the worker that anybody sees.
+func (k kind) keeps() bool { return k == introducing || k == loading || k == validating }
+
 // state is what calls have made of a worker: those of before the program's first reset
 // stay, and what they say is the same however often they are made.
 type state []*step
@@ -41,7 +47,7 @@ type state []*step
 // after is the state after a call, and answers what the worker sends: any conditions,
 // and the answer. It depends on all that the worker has in its state.
 func (s state) after(c *step) (next state, answers [][]byte) {
-	if c.kind != introducing && c.kind != erasing && !slices.Contains(s, c) {
+	if !c.kind.keeps() && c.kind != erasing && !slices.Contains(s, c) {
 		s = append(slices.Clone(s), c)
 	}
 	hash := sha256.New()
@@ -55,6 +61,10 @@ func (s state) after(c *step) (next state, answers [][]byte) {
 	switch c.kind {
 	case introducing:
 		return s, append(answers, value("me"))
+	case loading:
+		return s, append(answers, value("loaded"))
+	case validating:
+		return s, append(answers, valid())
 	case failing:
 		return s, append(answers, psock.AppendError(nil, text, false))
 	case erasing:
@@ -76,7 +86,7 @@ func program(random *rand.Rand) (steps []*step) {
 	add := func(k kind) {
 		c := &step{kind: k, early: early, ahead: random.IntN(12) == 0, id: len(steps)}
 		text := map[kind]string{
-			introducing: ".libPaths os.type Sys.info Sys.getpid", erasing: "future-grmall", posing: "not future-grmall",
+			erasing: "future-grmall", posing: "not future-grmall",
 			computing: "compute", setting: "set", failing: "fail",
 		}[k]
 		size := random.IntN(50)
@@ -90,13 +100,16 @@ func program(random *rand.Rand) (steps []*step) {
 			size = 0
 		}
 		c.call = call("EXEC", append(fmt.Appendf(nil, "%s %d;", text, c.id), bytes.Repeat([]byte("."), size)...))
+		if is, ok := (map[kind]facts.Call{introducing: facts.Introduction, loading: facts.Load, validating: facts.Validation})[k]; ok {
+			c.call = told(is, fmt.Appendf(nil, " %d;", c.id)...)
+		}
 		if k == computing {
 			c.conditions = random.IntN(4)
 		}
 		steps = append(steps, c)
 	}
 	some := func() kind {
-		return []kind{setting, setting, setting, setting, setting, failing, introducing}[random.IntN(7)]
+		return []kind{setting, setting, setting, setting, setting, failing, introducing, validating, loading}[random.IntN(9)]
 	}
 	poses := 0 // of 40 calls
 	if random.IntN(8) == 0 {
@@ -104,6 +117,9 @@ func program(random *rand.Rand) (steps []*step) {
 	}
 	if random.IntN(3) > 0 {
 		add(introducing)
+	}
+	if random.IntN(2) > 0 {
+		add(loading)
 	}
 	for range max(0, random.IntN(5)-2) {
 		add(some())
@@ -115,6 +131,9 @@ func program(random *rand.Rand) (steps []*step) {
 		case n < 12:
 			add(some())
 		default:
+			if random.IntN(2) > 0 {
+				add(validating)
+			}
 			first := early
 			early = false
 			add(erasing)

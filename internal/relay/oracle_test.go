@@ -64,7 +64,9 @@ func (o *oracle) prepare() {
 	digest := sha256.New()
 	for _, c := range o.early {
 		made, _ = made.after(c)
-		digest.Write(c.call)
+		if !c.kind.keeps() {
+			digest.Write(c.call)
+		}
 		o.trial.setUps[relay.SetUp(digest.Sum(nil))] = made
 	}
 }
@@ -98,7 +100,7 @@ func (o *oracle) reads(got []byte, m psock.Message) {
 	if !bytes.Equal(got, want[c.conditions]) || read < c.conditions {
 		x.fault("call %d: R reads %s after %d conditions, want %s after %d", c.id, said(got), read, said(want[c.conditions]), c.conditions)
 	}
-	if !o.unsure && (o.forever || o.loses && c.kind != erasing) {
+	if !o.unsure && c.kind != validating && (o.forever || o.loses && c.kind != erasing) {
 		x.fault("call %d: R reads an answer of a node that has lost its state", c.id)
 	}
 	switch {
@@ -109,6 +111,7 @@ func (o *oracle) reads(got []byte, m psock.Message) {
 	case c.kind == computing:
 		o.future, o.done = false, true
 		o.ran(c)
+	case o.done && (c.kind == introducing || c.kind == validating):
 	case o.done:
 		o.others = true
 		if n := x.ran[c.id].Load(); n > 1 && !o.vague {

@@ -193,7 +193,7 @@ func (x *trial) run() {
 func (x *trial) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "shared %v, together %v, attempts %d, limits %+v, refusals %v\n", x.config.Shared, x.config.Together, x.config.Attempts, x.limits, x.refused.Load())
-	names := []string{"introducing", "setting", "failing", "erasing", "posing", "computing"}
+	names := []string{"introducing", "loading", "validating", "setting", "failing", "erasing", "posing", "computing"}
 	for i, c := range x.steps {
 		fmt.Fprintf(&b, "%2d %s of %d bytes, ahead %v, once %v, ran %d times\n", i, names[c.kind], len(c.call), c.ahead, x.once[i], x.ran[i].Load())
 	}

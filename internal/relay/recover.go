@@ -95,6 +95,9 @@ func (s *Session) settle(ctx context.Context) bool {
 			return true
 		}
 	}
+	if s.answersItself(true) {
+		return true
+	}
 	if err == nil {
 		if err = s.resume(ctx); err == nil || ctx.Err() != nil {
 			return true
@@ -156,9 +159,9 @@ func (s *Session) recoverable() *lostError {
 		return s.denied
 	case s.midway:
 		return &lostError{Answered, text}
-	case (!h.reset || h.done) && !s.vacancy.taken:
+	case !s.vacancy.taken && !s.renewable():
 		return &lostError{NoReset, text}
-	case s.runsOnce() && (s.vacancy.inCall || len(h.since.outcomes) > 0):
+	case s.runsOnce() && !s.asks() && (s.vacancy.inCall || len(h.since.outcomes) > 0):
 		return &lostError{Attempts, text}
 	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts:
 		return &lostError{Attempts, s.explainDeaths(text)}
@@ -168,6 +171,23 @@ func (s *Session) recoverable() *lostError {
 		return &lostError{NotKept, text + "; it cannot be made up for: " + strings.ReplaceAll(kept.Error(), "\n", "; ")}
 	}
 	return nil
+}
+
+// asks reports whether all that is under way is a question, or the loading of a namespace:
+// any worker can be asked again. Called with the lock held.
+func (s *Session) asks() bool { return s.history.ask != nil && s.calls == 1 && !s.partial }
+
+// renewable reports whether nothing is missed of the state that the lost worker had. Called
+// with the lock held.
+func (s *Session) renewable() bool {
+	h := s.history
+	switch {
+	case h.done:
+		return s.asks() && !h.foreign
+	case h.reset:
+		return true
+	}
+	return h.plain() && (s.asks() || !s.vacancy.inCall)
 }
 
 func (s *Session) explainDeaths(one string) string {
@@ -184,7 +204,10 @@ func (s *Session) explainDeaths(one string) string {
 // resume binds another worker and sends it what brings it to where the last one was.
 func (s *Session) resume(ctx context.Context) *lostError {
 	for {
-		worker, err := s.recovery.Acquire(ctx, s.need())
+		worker, err := s.acquire(ctx)
+		if err != nil && s.answersItself(true) {
+			return nil
+		}
 		s.sending.Lock()
 		s.mu.Lock()
 		lost, was := s.recoverable(), s.vacancy

@@ -72,6 +72,9 @@ type Recovery struct {
 	// Together: they do so before the first future as well. A call that sets all of them
 	// up may then be made on one worker for each node that has it.
 	Together bool
+	// Answers are what the cluster's workers have answered to questions. With nil every node
+	// asks its own worker.
+	Answers *Answers
 }
 
 // Need is what worker a session needs.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 )
@@ -74,11 +75,11 @@ func TestFutureDone(t *testing.T) {
 // sent it all.
 func TestSetUpWorker(t *testing.T) {
 	s := start(t, &worker{}, nil)
-	s.write(t, introduction())
-	s.worker.await(t, len(introduction()))
+	s.write(t, call("EXEC", []byte("set up")))
+	s.worker.await(t, len(call("EXEC", []byte("set up"))))
 	s.Data(value("me"))
 	s.read(t, len(value("me")))
-	s.done(t, len(introduction()))
+	s.done(t, len(call("EXEC", []byte("set up"))))
 	setUp := receive(t, s.worker.offers, "the worker to be offered")
 	if setUp == (relay.SetUp{}) {
 		t.Fatal("a worker that was used is offered as a fresh one")
@@ -110,7 +111,7 @@ func TestSetUpWorker(t *testing.T) {
 	s.read(t, len(result()))
 	receive(t, s.worker.offers, "the other worker to be offered")
 	fresh := newWorker("fresh")
-	move(fresh, append(introduction(), reset()...))
+	move(fresh, append(call("EXEC", []byte("set up")), reset()...))
 	s.Data(append(value("another"), confirmed()...))
 	if got := s.read(t, len(confirmed())); !bytes.Equal(got, confirmed()) {
 		t.Errorf("R reads %q", got)
@@ -124,14 +125,14 @@ func TestShared(t *testing.T) {
 	s := startShared(t, relay.Recovery{Together: true}, someRoom)
 	first := newWorker("first")
 	s.spare <- first
-	s.write(t, introduction())
+	s.write(t, call("EXEC", []byte("set up")))
 	receive(t, first.bound, "a worker to be bound")
 	need := receive(t, s.needs, "a need")
 	if len(need.SetUps) != 2 || need.Lost {
 		t.Fatalf("%+v", need)
 	}
 	s.worker = first
-	first.await(t, len(introduction()))
+	first.await(t, len(call("EXEC", []byte("set up"))))
 	s.Data(value("me"))
 	s.read(t, len(value("me")))
 	if setUp := receive(t, first.offers, "the worker to be offered"); setUp != need.SetUps[1] {
@@ -157,7 +158,7 @@ func TestShared(t *testing.T) {
 		s.worker = other
 		want := call("EXEC", []byte{byte(i)})
 		if i == 1 {
-			want = append(append(introduction(), call("EXEC", []byte{0})...), want...)
+			want = append(append(call("EXEC", []byte("set up")), call("EXEC", []byte{0})...), want...)
 		}
 		if got := other.await(t, len(want)); !bytes.Equal(got, want) {
 			t.Fatalf("the worker was sent %q, want %q", got, want)
@@ -233,7 +234,7 @@ func TestSharedRefused(t *testing.T) {
 	s.write(t, reset())
 	receive(t, other.bound, "another worker to be bound")
 	s.worker = other
-	want := append(introduction(), reset()...)
+	want := reset()
 	if got := other.await(t, len(want)); !bytes.Equal(got, want) {
 		t.Errorf("the other worker was sent %q", got)
 	}
@@ -290,7 +291,7 @@ func TestSharedWithoutJournal(t *testing.T) {
 	s.run(t, func() (string, error) { return s.Run(nil, nil) })
 	t.Cleanup(others.Reset) // before what run looks at
 	var made []byte
-	for i, call := range [][2][]byte{{introduction(), value("me")}, {reset(), confirmed()}} {
+	for i, call := range [][2][]byte{{told(facts.Load), value("TRUE")}, {reset(), confirmed()}} {
 		w := newWorker(fmt.Sprint("worker-", i))
 		s.spare <- w
 		s.write(t, call[0])

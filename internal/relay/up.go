@@ -3,6 +3,7 @@ package relay
 import (
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -42,7 +43,12 @@ func (s *Session) forward(frame []byte) bool {
 			return false
 		}
 	}
-	s.scanUp(frame[Headroom:])
+	whole := !s.up.InMessage()
+	messages := s.scanUp(frame[Headroom:])
+	// What was in one piece no worker has a part of.
+	if s.answersItself(whole && messages == 1) {
+		return true
+	}
 	if a := s.bound(); a != nil {
 		_ = s.send(a, frame) // a failure is followed by Ended
 		return true
@@ -101,9 +107,10 @@ func (s *Session) send(a *attempt, frame []byte) error {
 	return a.worker.SendData(frame)
 }
 
-// scanUp follows the calls that the session makes, and records them. Called with
-// sending held; mu is not held meanwhile, since the history may be on a slow disk.
-func (s *Session) scanUp(p []byte) {
+// scanUp follows the calls that the session makes, and records them. It returns how many
+// messages ended. Called with sending held; mu is not held meanwhile, since the history may
+// be on a slow disk.
+func (s *Session) scanUp(p []byte) (messages int) {
 	s.mu.Lock()
 	s.activity.UpBytes += int64(len(p))
 	s.observer.Bytes(Up, len(p))
@@ -120,13 +127,15 @@ func (s *Session) scanUp(p []byte) {
 		}
 		p = p[n:]
 		if done {
-			s.messageSent(s.up.Message())
+			messages++
+			s.messageSent(s.up.Message(), len(p) == 0)
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.partial = s.up.InMessage()
 	s.noteOpaque(s.up.Opaque())
+	return messages
 }
 
 // stir notes that the session is sending a call. Called with sending and the lock held.
@@ -139,26 +148,35 @@ func (s *Session) stir() {
 	if s.history.done && s.calls == 0 && !s.partial {
 		s.history.forget()
 	}
+	s.history.overtake()
 	s.partial = true
 	if a := s.current; a != nil {
 		a.keep()
 	}
 }
 
-// messageSent notes the end of a message of the session. Called with sending held.
-func (s *Session) messageSent(m psock.Message) {
+// messageSent notes the end of a message of the session; last says that nothing has come
+// behind it yet. Called with sending held.
+func (s *Session) messageSent(m psock.Message, last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch m.Kind {
 	case psock.KindExec:
-		if s.calls == 0 && s.history.isReset() {
-			s.history.restart()
-			s.deaths, s.reruns = nil, 0
-		} else {
-			s.history.sent()
+		call := facts.Unknown
+		if s.calls == 0 {
+			call = s.history.call()
 		}
 		s.calls++
 		s.xdr, s.tagged = m.XDR, m.Tagged
+		switch {
+		case call == facts.Reset:
+			s.history.restart()
+			s.deaths, s.reruns = nil, 0
+		case last && s.history.pose(call):
+			return // it is no part of what comes next
+		default:
+			s.history.sent()
+		}
 	case psock.KindDone:
 		s.activity.Busy = s.calls > 0
 	}

@@ -1,0 +1,179 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/facts"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+)
+
+const (
+	// answerLimit bounds an answer that is kept for other nodes: that to an Introduction has
+	// 4 KB.
+	answerLimit = 16 << 10
+	// mostAnswers bounds how many a cluster has: four are asked for, in either byte order.
+	mostAnswers = 16
+)
+
+// Answers are what workers of a cluster have answered to its nodes' questions. Its nodes
+// take turns on workers that are alike: one that has no worker need not get one to be told
+// again what another node was told.
+type Answers struct {
+	mu    sync.Mutex
+	known map[question]answer
+	asked map[question]chan struct{} // closed when the answer is known
+}
+
+// question is a digest of a call.
+type question [sha256.Size]byte
+
+type answer struct{ call, bytes []byte }
+
+// NewAnswers makes an empty one.
+func NewAnswers() *Answers {
+	return &Answers{known: make(map[question]answer), asked: make(map[question]chan struct{})}
+}
+
+// to is what is known to answer call; nil for nothing.
+func (a *Answers) to(call []byte) *answer {
+	if a == nil {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if known, ok := a.known[sha256.Sum256(call)]; ok {
+		return &known
+	}
+	return nil
+}
+
+// learn keeps the answer to call.
+func (a *Answers) learn(call, bytes []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q := question(sha256.Sum256(call))
+	if _, ok := a.known[q]; ok || len(a.known) >= mostAnswers {
+		return
+	}
+	a.known[q] = answer{call, bytes}
+	if told := a.asked[q]; told != nil {
+		close(told)
+		delete(a.asked, q)
+	}
+}
+
+// told is closed when the answer to call is known; nil if it never may be.
+func (a *Answers) told(call []byte) <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q := question(sha256.Sum256(call))
+	told := a.asked[q]
+	if _, ok := a.known[q]; ok {
+		told = make(chan struct{})
+		close(told)
+		return told
+	}
+	if told == nil && len(a.known)+len(a.asked) < mostAnswers {
+		told = make(chan struct{})
+		a.asked[q] = told
+	}
+	return told
+}
+
+// learn takes the next bytes of an answer that the session reads, done with the last of
+// them, for other nodes as well. Called with the lock held, before the answer is noted.
+func (a *attempt) learn(p []byte, done bool) {
+	s := a.session
+	if s.recovery.Answers == nil || s.history.ask == nil || s.history.asked == facts.Validation {
+		return
+	}
+	if len(a.lesson)+len(p) <= answerLimit {
+		a.lesson = append(a.lesson, p...)
+	}
+	if !done {
+		return
+	}
+	m := a.down.Message()
+	if m.Final && m.Success && m.Bytes == int64(len(a.lesson)) {
+		s.recovery.Answers.learn(s.history.ask, bytes.Clone(a.lesson))
+	}
+	a.lesson = nil
+}
+
+// answersItself answers the question under way in a worker's place, if its answer is known.
+// That a node works is: its next future gets a worker. free says that no worker has been
+// sent a part of it. It reports whether it has answered.
+func (s *Session) answersItself(free bool) bool {
+	s.mu.Lock()
+	known := s.ownAnswer(free)
+	s.mu.Unlock()
+	if known == nil {
+		return false
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.out.write(known); err != nil {
+		s.deafen()
+	}
+	return true
+}
+
+// ownAnswer takes the answer to the question under way, if it is known. Called with the
+// lock held.
+func (s *Session) ownAnswer(free bool) []byte {
+	h := s.history
+	if !s.asks() || s.activity.Opaque || s.midway || s.denied != nil {
+		return nil
+	}
+	var reply []byte
+	switch known := s.recovery.Answers.to(h.ask); {
+	case h.asked == facts.Validation && (free || s.current == nil):
+		reply = psock.AppendText(nil, facts.ValidationText, s.xdr)
+	case known != nil && s.current == nil:
+		reply, h.ask = known.bytes, known.call // one copy for all nodes
+	default:
+		return nil
+	}
+	h.answered(psock.Message{Success: true}, false)
+	s.calls, s.vacancy.inCall = 0, false
+	s.activity.Busy, s.activity.Since = false, time.Now()
+	s.activity.DownBytes += int64(len(reply))
+	s.observer.Bytes(Down, len(reply))
+	s.rest()
+	if h.done || s.recovery.Shared && !h.reset {
+		s.offer(false)
+	}
+	return reply
+}
+
+// acquire reserves a worker for the calls under way. It fails early when they are a question
+// whose answer becomes known meanwhile.
+func (s *Session) acquire(ctx context.Context) (Worker, error) {
+	if told := s.told(); told != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			select {
+			case <-told:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return s.recovery.Acquire(ctx, s.need())
+}
+
+// told is closed when the answer to the question under way is known; nil if it is not one.
+func (s *Session) told() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.recovery.Answers == nil || !s.asks() {
+		return nil
+	}
+	return s.recovery.Answers.told(s.history.ask)
+}
