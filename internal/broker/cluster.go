@@ -29,6 +29,9 @@ type cluster struct {
 	// connected without one and holds one only while it has use for it. The nodes of other
 	// clusters have one each from the beginning.
 	shared bool
+	// answers are what its nodes were told by workers and need not be told again: of a
+	// cluster whose nodes take turns; nil for any other.
+	answers *relay.Answers
 	// plan is what announced it, until its session is connected: parallelly tries a port
 	// out by listening on it for a moment, and that is not the cluster yet.
 	plan  *plan
@@ -128,6 +131,9 @@ func (b *Broker) clusterOf(d *demand) *cluster {
 		c.tenant, c.shared = terms.Tenant, terms.Share
 	} else {
 		c.tenant = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers)
+	}
+	if c.shared {
+		c.answers = relay.NewAnswers()
 	}
 	b.clusters[c], b.latest[where] = true, c
 	return c

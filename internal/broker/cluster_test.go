@@ -52,7 +52,7 @@ func TestPortOfALivingCluster(t *testing.T) {
 			read(t, theirs, "me too")
 			mine.Close()
 			s.eventually("the first cluster's end", func() bool { return len(s.Clusters()) == 1 })
-			call(t, theirs, introduction)
+			call(t, theirs, asking(1))
 			a.called(t)
 			a.answer(t, "still me")
 			read(t, theirs, "still me")

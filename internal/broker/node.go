@@ -237,7 +237,7 @@ func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	b := n.broker
 	recovery := relay.Recovery{
 		Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Scarce: n.scarce,
-		Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared,
+		Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared, Answers: n.cluster.answers,
 	}
 	s := relay.New(n.client, b.config.Relay.Observer(log), recovery, n.abandoned)
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
@@ -68,7 +70,18 @@ func (s *system) plan(nodes int) []net.Conn {
 
 // The calls that a plan makes: it asks each new node who it is, and begins a future by
 // erasing what the last one left.
-var introduction, future = execOf(".libPaths os.type Sys.info Sys.getpid"), execOf("future-grmall")
+var introduction, future = asking(0), execOf(facts.ResetText)
+
+// asking is the i-th way to ask a node who it is: what one node was told another need not
+// ask.
+func asking(i int) string {
+	for _, f := range facts.All {
+		if f.Call == facts.Introduction {
+			return execOf(string(append(bytes.Join(f.Words, nil), byte(i))))
+		}
+	}
+	panic("nothing tells an introduction")
+}
 
 // execOf is exec with something to do.
 func execOf(what string) string {
@@ -107,9 +120,9 @@ func TestTurns(t *testing.T) {
 	a := s.computer("a")
 	s.eventually("it to be warm", func() bool { return s.count(pool.Warm) == 1 })
 	conns := s.plan(2)
-	call(t, conns[0], introduction)
+	call(t, conns[0], asking(0))
 	a.called(t)
-	call(t, conns[1], introduction)
+	call(t, conns[1], asking(1))
 	s.eventually("the other node to wait", func() bool { _, n := s.pool.Counts(); return n == 1 })
 	outlast(t, 3)
 	if _, n := s.pool.Counts(); n != 1 {
@@ -130,8 +143,8 @@ func TestTurnsOfACappedSession(t *testing.T) {
 	a, b := s.computer("a"), s.computer("b")
 	s.eventually("both to be warm", func() bool { return s.count(pool.Warm) == 2 })
 	conns := s.plan(2)
-	for _, conn := range conns {
-		call(t, conn, introduction)
+	for i, conn := range conns {
+		call(t, conn, asking(i))
 	}
 	for i := range conns {
 		var c *computer
