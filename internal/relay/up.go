@@ -45,6 +45,9 @@ func (s *Session) forward(frame []byte) bool {
 	}
 	whole := !s.up.InMessage()
 	messages := s.scanUp(frame[Headroom:])
+	if !whole && messages == 0 && s.abandons(frame[Headroom:]) {
+		return false
+	}
 	// What was in one piece no worker has a part of.
 	if s.answersItself(whole && messages == 1) {
 		return true

@@ -1,0 +1,72 @@
+package relay_test
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/facts"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
+)
+
+// R that is interrupted while it sends a large call waits for the answer to its next one,
+// which the worker takes for data: it gets the end of the connection instead.
+func TestAbandonedCall(t *testing.T) {
+	large := call("EXEC", make([]byte, 1<<20))
+	for name, next := range map[string][]byte{"future asks": told(facts.Validation), "clusterCall": call("EXEC", []byte("x"))} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, &worker{}, nil)
+			sent := s.runs(t, 0)
+			s.write(t, large[:700<<10])
+			s.worker.await(t, sent+700<<10)
+			s.write(t, next)
+			s.readEnd(t)
+			receive(t, s.worker.ended, "the worker to be ended")
+			if got := s.lost(t, relay.NotFollowed); got != 1 {
+				t.Errorf("%v calls are counted as lost", got)
+			}
+		})
+	}
+}
+
+// Data that holds a call is data.
+func TestCallWithinData(t *testing.T) {
+	inner := call("EXEC", []byte("x"))
+	s := start(t, &worker{}, nil)
+	for _, data := range [][]byte{
+		slices.Concat(make([]byte, 100<<10), inner, make([]byte, 100<<10)),
+		slices.Concat(make([]byte, 100<<10), inner[:len(inner)-1]),
+		slices.Concat(make([]byte, 100<<10), told(facts.Validation)),
+	} {
+		large := call("EXEC", data)
+		s.makes(t, s.worker.total(), large, value("kept"))
+	}
+	if got := s.worker.await(t, 1); !bytes.Contains(got, inner) {
+		t.Error("the worker was not sent the data")
+	}
+}
+
+// lost is how many calls are counted as lost for the reason.
+func (s *session) lost(t *testing.T, reason relay.LossReason) float64 {
+	t.Helper()
+	families, err := s.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			if family.GetName() == "rendezvous_lost_calls_total" && metric.GetLabel()[0].GetValue() == string(reason) {
+				return metric.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no metric of calls lost as %s", reason)
+	return 0
+}
+
+// total is how many bytes the worker was sent.
+func (w *worker) total() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sent
+}
