@@ -39,10 +39,11 @@ type agentCommand struct {
 
 	installation
 	Startup []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" env:"WORKER_AGENT_STARTUP" placeholder:"EXPR"`
+	Preload string   `help:"R packages, separated by spaces, whose namespaces each worker loads before it is ready, if it has them; empty: none. They are not attached." default:"future" env:"WORKER_AGENT_PRELOAD" placeholder:"NAMES"`
 	Dir     string   `help:"Working directory of the workers (default: the agent's)." env:"WORKER_AGENT_DIR"`
 
 	StartTimeout time.Duration `help:"How long R may take to start." default:"60s" env:"WORKER_AGENT_START_TIMEOUT"`
-	StopGrace    time.Duration `help:"How long R may take to end by itself when its session is over, and again after SIGTERM." default:"2s" env:"WORKER_AGENT_STOP_GRACE"`
+	StopGrace    time.Duration `help:"How long R may take to end when its session is over, by itself or interrupted, and again after SIGTERM." default:"2s" env:"WORKER_AGENT_STOP_GRACE"`
 	DrainBudget  time.Duration `help:"How long busy workers may finish their call when the agent is told to end; on Kubernetes, terminationGracePeriodSeconds less 2 x --stop-grace and 2s." default:"20s" env:"WORKER_AGENT_DRAIN_BUDGET"`
 	NoLimits     bool          `help:"Leave R_MAX_VSIZE and the thread counts as they are, whatever the container grants." env:"WORKER_AGENT_NO_LIMITS"`
 
@@ -74,6 +75,9 @@ func (c *agentCommand) Validate() error {
 	}
 	if err := c.checkNames(); err != nil {
 		return err
+	}
+	if err := rpackages.CheckNames(strings.Fields(c.Preload)); err != nil {
+		return fmt.Errorf("--preload: %w", err)
 	}
 	loopback, err := admin.Loopback(c.AdminAddress)
 	if err != nil {
@@ -160,7 +164,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Register
 	config := agent.Config{
 		Log: log, Metrics: agent.NewMetrics(registry), Name: c.Name, Instance: rand.Text(), Group: c.Group, Node: c.Node,
 		Build: program.Version(), Slots: c.Workers,
-		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup},
+		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup, Preload: strings.Fields(c.Preload)},
 		Env:     os.Environ(), Dir: c.Dir,
 		StartLimit: c.StartTimeout, StopGrace: c.StopGrace, DrainBudget: c.DrainBudget,
 	}

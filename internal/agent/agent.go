@@ -50,7 +50,8 @@ type Config struct {
 
 	// StartLimit is how long R may take to start and connect.
 	StartLimit time.Duration
-	// StopGrace is how long R may take to end by itself, and then after SIGTERM.
+	// StopGrace is how long R may take to end by itself, or by the interrupt that it
+	// gets when its session is over, and then after SIGTERM.
 	StopGrace time.Duration
 	// DrainBudget is how long busy workers may finish their call when Run's
 	// context ends.

@@ -159,7 +159,7 @@ func (s *slot) read(conn *link.Conn) error {
 			}
 		case link.EOF:
 			if w := s.held(); w != nil {
-				w.finish("its session ended")
+				w.finish(sessionEnded)
 			}
 			conn.Shrink()
 		case link.Reserve:
@@ -225,7 +225,7 @@ func (s *slot) disconnected() {
 		w.reserved = false
 		switch {
 		case w.wasUsed():
-			w.finish("the connection to the rendezvous was lost")
+			w.finish(rendezvousLost)
 		case s.draining:
 			w.finish("the agent is stopping")
 		}

@@ -26,8 +26,9 @@ type worker struct {
 	reserved    bool
 	reservation uint32 // its number, that of the last one
 
-	used atomic.Bool
-	dead atomic.Bool // R has ended
+	used        atomic.Bool
+	interrupted atomic.Bool // R has been sent SIGINT, or is about to be
+	dead        atomic.Bool // R has ended
 
 	finishing sync.Once
 	reason    string        // written before finished is closed
@@ -167,8 +168,8 @@ func (w *worker) relay() {
 			break
 		}
 		conn := w.connection()
-		if conn == nil {
-			continue // nobody listens; disconnected has seen to the rest
+		if conn == nil || w.interrupted.Load() {
+			continue // nobody listens; disconnected or end has seen to the rest
 		}
 		if err := conn.SendData(buffer[:link.HeaderSize+n]); err != nil {
 			conn.Close()
@@ -206,8 +207,13 @@ func (w *worker) connection() *link.Conn {
 	return w.slot.conn
 }
 
-// drainSpent is the reason to end a worker in the middle of its call.
-const drainSpent = "the agent is stopping and cannot wait any longer"
+// Reasons to end a worker that matter to how it is ended.
+const (
+	sessionEnded   = "its session ended"
+	rendezvousLost = "the connection to the rendezvous was lost"
+	// drainSpent ends it in the middle of its call.
+	drainSpent = "the agent is stopping and cannot wait any longer"
+)
 
 // finish tells the worker to end.
 func (w *worker) finish(reason string) { w.finishAs(reason, true) }
@@ -231,20 +237,15 @@ func (w *worker) isFinished() bool {
 // wasUsed reports whether a session has sent it anything.
 func (w *worker) wasUsed() bool { return w.used.Load() }
 
-// end brings the worker to its end and says how it came to it. An idle R ends by
-// itself when its connection does; one that computes is sent SIGTERM. What it
-// wrote before it died is passed on, however slowly the session reads it, unless
-// the session is over or hard has ended.
+// end brings the worker to its end and says how it came to it. What R wrote before
+// it died is passed on, however slowly the session reads it, unless the session is
+// over or hard has ended.
 func (w *worker) end(hard context.Context) link.ExitMessage {
 	w.finish("the agent is stopping")
 	grace := w.slot.agent.config.StopGrace
 	w.conn.CloseWrite()
-	byItself := time.NewTimer(grace)
-	defer byItself.Stop()
-	select {
-	case <-w.process.Done():
-	case <-byItself.C:
-	}
+	w.interrupt()
+	w.endsWithin(grace)
 	w.process.Stop(grace)
 	w.dead.Store(true)
 	w.boundRead()
@@ -277,6 +278,39 @@ func (w *worker) end(hard context.Context) link.ExitMessage {
 		message.Lines = exit.LastLines
 	}
 	return message
+}
+
+// moment is how long an R that reads may take to end once its connection has: it
+// does so in 10 ms, and code that runs at its exit is not to be interrupted.
+const moment = 100 * time.Millisecond
+
+// interrupt interrupts an R that goes on computing for a session that is over, so
+// that its on.exit() and finally code runs. Its work loop catches the interrupt,
+// reads on, finds its connection closed, and ends. No other R is interrupted: future
+// would answer with an error for what is then not lost but has failed.
+func (w *worker) interrupt() {
+	if w.reason != sessionEnded && w.reason != rendezvousLost || w.endsWithin(moment) {
+		return
+	}
+	select {
+	case <-w.drained: // it has closed its connection: it is ending
+		return
+	default:
+	}
+	w.interrupted.Store(true)
+	w.process.Interrupt()
+}
+
+// endsWithin waits up to d for R to end.
+func (w *worker) endsWithin(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-w.process.Done():
+		return true
+	case <-timer.C:
+		return false
+	}
 }
 
 // kind is the sort of death that exit is.

@@ -47,6 +47,10 @@ type Command struct {
 	// Startup are R expressions to run before the worker dials, in order. One
 	// that fails ends the worker.
 	Startup []string
+	// Preload are R packages whose namespaces the worker loads before it dials,
+	// after Startup, which may say where they are. It attaches none of them. One
+	// that is missing or cannot be loaded is left to whoever needs it.
+	Preload []string
 	// Master is the host name or address to dial. Default "localhost".
 	Master string
 	// Port is the TCP port to dial.
@@ -91,6 +95,9 @@ func (c Command) Args() []string {
 		// invisible({...}): Rscript prints the value of every -e otherwise.
 		args = append(args, "-e", "invisible({"+shellProof(expr)+"})")
 	}
+	if len(c.Preload) > 0 {
+		args = append(args, "-e", preload(c.Preload))
+	}
 	return append(args,
 		"-e", workLoop,
 		"MASTER="+orDefault(c.Master, "localhost"),
@@ -104,6 +111,12 @@ func (c Command) Args() []string {
 		// workers that it launches on its own host.
 		"SETUPSTRATEGY=sequential",
 	)
+}
+
+// preload returns the R expression that loads packages' namespaces. It leaves no
+// variable behind, and requireNamespace() turns an error into FALSE.
+func preload(packages []string) string {
+	return `invisible(suppressWarnings(suppressMessages(lapply(c("` + strings.Join(packages, `", "`) + `"), requireNamespace, quietly = TRUE))))`
 }
 
 // shellProof returns an R expression that gets past R's front end. That is a

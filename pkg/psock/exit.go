@@ -25,7 +25,7 @@ type Exit struct {
 	// SIGKILL from elsewhere is taken for one if another process was out of
 	// memory in the meantime.
 	OutOfMemory bool
-	// Stopped says that Stop was called while it ran.
+	// Stopped says that Stop or Interrupt was called while it ran.
 	Stopped bool
 	// LastLines are the last lines it wrote, at most 10, without empty ones,
 	// each cut to 512 bytes.

@@ -61,10 +61,9 @@ type Process struct {
 	exit    Exit // written by the owner before done is closed
 	output  *output
 
-	mu      sync.Mutex
-	reaped  bool // the process id may be somebody else's from here on
-	stopped bool // Stop was called while the process ran
-	killed  bool // Stop sent SIGKILL
+	mu     sync.Mutex
+	reaped bool                    // the process id may be somebody else's from here on
+	sent   map[syscall.Signal]bool // what Interrupt and Stop have sent
 }
 
 // Start starts a process and returns once it runs. It fails when the program
@@ -73,7 +72,7 @@ func Start(spec Spec) (*Process, error) {
 	if len(spec.Args) == 0 {
 		return nil, errors.New("start process: no command line given")
 	}
-	p := &Process{done: make(chan struct{}), output: &output{emit: spec.Output}}
+	p := &Process{done: make(chan struct{}), output: &output{emit: spec.Output}, sent: make(map[syscall.Signal]bool)}
 	started := make(chan error, 1)
 	go p.own(spec, started)
 	if err := <-started; err != nil {
@@ -100,6 +99,13 @@ func (p *Process) Exit() Exit {
 	}
 }
 
+// Interrupt sends SIGINT to the process and everything in its group, once, as a
+// terminal does for Ctrl-C. An R that computes gives up what it is doing and runs
+// its on.exit() and finally code; R code may catch the interrupt and go on. A
+// program that does not handle it ends. Interrupt does not wait, and does nothing
+// after Stop.
+func (p *Process) Interrupt() { p.signalGroup(syscall.SIGINT) }
+
 // Stop ends the process and everything in its group: SIGTERM, up to grace for
 // the process to end, then SIGKILL. When the process itself ends, what is left
 // of its group is killed at once. Stop returns when the process is Done. It may
@@ -118,15 +124,18 @@ func (p *Process) Stop(grace time.Duration) {
 	<-p.done
 }
 
-// signalGroup sends SIGTERM, the first time, or SIGKILL to the group for Stop.
+// signalGroup sends a signal to the group: SIGINT at most once and not after
+// another, SIGTERM at most once, SIGKILL whenever Stop asks for it.
 func (p *Process) signalGroup(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.reaped || (sig == syscall.SIGTERM && p.stopped) {
+	switch {
+	case p.reaped,
+		sig == syscall.SIGINT && len(p.sent) > 0,
+		sig == syscall.SIGTERM && p.sent[sig]:
 		return
 	}
-	p.stopped = true
-	p.killed = p.killed || sig == syscall.SIGKILL
+	p.sent[sig] = true
 	// ESRCH cannot happen before the leader is reaped, and a group that may
 	// not be signalled (EPERM, it changed its user) has nobody to tell.
 	_ = syscall.Kill(-p.pid, sig)
@@ -149,8 +158,8 @@ func (p *Process) own(spec Spec, started chan<- error) {
 	drain()
 
 	p.mu.Lock()
-	p.exit = Exit{Stopped: p.stopped, Uptime: uptime, LastLines: p.output.lastLines()}
-	killed := p.killed
+	p.exit = Exit{Stopped: len(p.sent) > 0, Uptime: uptime, LastLines: p.output.lastLines()}
+	killed := p.sent[syscall.SIGKILL]
 	p.mu.Unlock()
 	if state.Signaled() {
 		p.exit.Code, p.exit.Signal = -1, state.Signal()
