@@ -128,6 +128,7 @@ func agentFlags() []flagCase {
 		{"stop grace, negative", []string{"--stop-grace=-1s"}, nil, []string{"--stop-grace", "-1s", "positive duration such as"}},
 		{"drain budget, none", []string{"--drain-budget", "0s"}, nil, []string{"--drain-budget", "0s", "positive duration such as"}},
 		{"package, no name", nil, []string{"EXTRA_R_PACKAGES=stats data_table"}, []string{"--r-packages", `"data_table"`, "letters, digits and dots"}},
+		{"package to load, no name", []string{"--preload", "future,data.table"}, nil, []string{"--preload", `"future,data.table"`, "letters, digits and dots"}},
 		{"log level", []string{"--log-level", "loud"}, nil, []string{"--log-level", `"loud"`, `"debug","info","warn","error"`}},
 	}
 }

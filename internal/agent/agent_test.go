@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -270,5 +272,41 @@ func TestRendezvousLostWhileRDoesNotRead(t *testing.T) {
 	s.await(pool.Warm, 1)
 	if after := s.pid(); after == before {
 		t.Errorf("the worker %d computes on", before)
+	}
+}
+
+// An R that computes is interrupted when its session is over, and only then; what it
+// says to that goes nowhere.
+func TestInterrupt(t *testing.T) {
+	for _, tc := range []struct {
+		name, how   string
+		grace       time.Duration
+		end         func(*system, *session)
+		interrupted bool
+		events      []string
+	}{
+		{"the session ends", "echo", 10 * patience, func(_ *system, s *session) { s.End() }, true, []string{"(eof)", "(ended) its session ended"}},
+		{"the rendezvous is lost", "echo", 10 * patience, func(s *system, _ *session) { s.shutDown() }, true, []string{"(ended) its connection was lost"}},
+		{"R computes on", "stubborn", 10 * time.Millisecond, func(_ *system, s *session) { s.End() }, true, []string{"(eof)", "(ended) its session ended"}},
+		{"the drain budget is spent", "echo", 10 * time.Millisecond, func(s *system, _ *session) { s.stop() }, false, []string{"(drain)", "(eof)", "(ended) the agent is stopping and cannot wait any longer"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "interrupted")
+			s := start(t, tc.how, func(c *agent.Config) {
+				c.StopGrace, c.DrainBudget = tc.grace, time.Millisecond
+				c.Env = append(c.Env, interruptedFile+"="+file)
+			})
+			s.await(pool.Warm, 1)
+			r := s.pid()
+			session := s.bind()
+			session.send("compute")
+			session.expect("computing")
+			tc.end(s, session)
+			session.expect(tc.events...)
+			s.eventually("R's end", func() bool { return syscall.Kill(r, 0) == syscall.ESRCH })
+			if _, err := os.Stat(file); (err == nil) != tc.interrupted {
+				t.Errorf("interrupted: %v, want %v", err == nil, tc.interrupted)
+			}
+		})
 	}
 }

@@ -43,11 +43,33 @@ var versions = map[string]string{
 	"deaf": "R scripting front-end version 4.1.2 (2021-11-01)",
 }
 
+// interruptedFile is where an R that computes leaves word of its interrupt.
+const interruptedFile = "AGENT_TEST_INTERRUPTED"
+
+// compute is what R does with a future that sleeps: an interrupt ends that, is noted,
+// and is the answer. A stubborn one computes on.
+func compute(how string, conn net.Conn) error {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGINT)
+	if _, err := conn.Write([]byte("computing")); err != nil {
+		return err
+	}
+	<-told
+	if err := os.WriteFile(os.Getenv(interruptedFile), nil, 0o600); err != nil {
+		return err
+	}
+	if how == "stubborn" {
+		<-told
+	}
+	_, err := conn.Write([]byte("interrupted"))
+	return err
+}
+
 // ballast is what poseAsR takes when it is sent "grow".
 var ballast []byte
 
 // poseAsR connects as R does and sends back what it is sent, until the connection
-// ends or it is sent "die".
+// ends or it is sent "die". Sent "compute", it reads no further before an interrupt.
 func poseAsR(how string, args []string) int {
 	if slices.Contains(args, "--version") {
 		if how == "reticent" { // until it is ended
@@ -87,6 +109,12 @@ func poseAsR(how string, args []string) int {
 		}
 		if bytes.Contains(p[:n], []byte("grow")) {
 			ballast = bytes.Repeat([]byte{1}, 100<<20)
+		}
+		if bytes.Contains(p[:n], []byte("compute")) {
+			if err := compute(how, conn); err != nil {
+				return 6
+			}
+			continue
 		}
 		if bytes.Contains(p[:n], []byte("die")) {
 			fmt.Fprintln(os.Stderr, "last words")

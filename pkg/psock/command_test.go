@@ -104,23 +104,29 @@ func TestCommandDefaults(t *testing.T) {
 	if diff := cmp.Diff(want, Command{Port: 7}.Args()); diff != "" {
 		t.Error(diff)
 	}
+	argv := Command{Preload: []string{"future", "data.table"}, Startup: []string{"1"}}.Args()
+	if diff := cmp.Diff([]string{
+		"-e", "invisible({1})",
+		"-e", `invisible(suppressWarnings(suppressMessages(lapply(c("future", "data.table"), requireNamespace, quietly = TRUE))))`,
+		"-e", workLoop,
+	}, argv[4:10]); diff != "" {
+		t.Error(diff)
+	}
 	huge := Command{Timeout: 1 << 62}.Args()
 	if got := huge[len(huge)-4]; got != "TIMEOUT=2147483647" {
 		t.Errorf("a timeout beyond R's integers: got %s", got)
 	}
 }
 
-// TestCommandRuns runs the command without a shell in front: R must get each
-// startup expression as it was written, and dial the master it was given.
-func TestCommandRuns(t *testing.T) {
+// runCommand runs the command, accepts its connection, closes that, and returns what
+// R wrote.
+func runCommand(t *testing.T, c Command, env ...string) string {
+	t.Helper()
 	ln, port := listen(t)
-	startup := []string{
-		"cat('one\\ttwo', \"$HOME `x`\", 'back\\\\slash', sep = '|')\ncat('\\n')",
-		"\n\tcat(\n\t\t'tab\t', 'é', '~+~', '~n~', '\\n', sep = '')\n",
-	}
-	argv := Command{Master: "127.0.0.1", Port: port, Startup: startup}.Args()
+	c.Master, c.Port = "127.0.0.1", port
+	argv := c.Args()
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	cmd.Env = append(append(os.Environ(), "LC_ALL=C.UTF-8"), env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -132,10 +138,54 @@ func TestCommandRuns(t *testing.T) {
 	}
 	_ = conn.Close() // R ends its work loop on a closed socket.
 	_ = cmd.Wait()
-	if want := "one\ttwo|$HOME `x`|back\\slash\ntab\té~+~~n~\n"; !strings.Contains(out.String(), want) {
-		t.Errorf("startup expression: output %q lacks %q", out.String(), want)
-	}
 	if want := fmt.Sprintf("on 127.0.0.1:%d at", port); !strings.Contains(out.String(), want) {
 		t.Errorf("output %q lacks %q", out.String(), want)
+	}
+	return out.String()
+}
+
+// TestCommandRuns runs the command without a shell in front: R must get each
+// startup expression as it was written, and dial the master it was given.
+func TestCommandRuns(t *testing.T) {
+	out := runCommand(t, Command{Startup: []string{
+		"cat('one\\ttwo', \"$HOME `x`\", 'back\\\\slash', sep = '|')\ncat('\\n')",
+		"\n\tcat(\n\t\t'tab\t', 'é', '~+~', '~n~', '\\n', sep = '')\n",
+	}})
+	if want := "one\ttwo|$HOME `x`|back\\slash\ntab\té~+~~n~\n"; !strings.Contains(out, want) {
+		t.Errorf("startup expression: output %q lacks %q", out, want)
+	}
+}
+
+// TestCommandPreloads: a package is loaded after the startup expressions and not
+// attached, and one that cannot be is not mentioned.
+func TestCommandPreloads(t *testing.T) {
+	library, source := t.TempDir(), filepath.Join(t.TempDir(), "broken")
+	for name, text := range map[string]string{
+		"DESCRIPTION": "Package: broken\nVersion: 1.0\nTitle: T\nDescription: D.\nLicense: GPL\nAuthor: A\nMaintainer: A <a@example.org>\n",
+		"NAMESPACE":   "",
+		"R/broken.R":  ".onLoad <- function(...) { message('a message'); warning('a warning'); stop('broken') }\n",
+	} {
+		file := filepath.Join(source, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("R", "CMD", "INSTALL", "--no-test-load", "--library="+library, source).CombinedOutput(); err != nil {
+		t.Fatalf("R CMD INSTALL: %v\n%s", err, out)
+	}
+	out := runCommand(t, Command{
+		Preload: []string{"broken", "not.there", "splines"},
+		Startup: []string{`.libPaths("` + library + `"); options(warn = 2)
+			setHook(packageEvent("splines", "onLoad"), function(...) cat("loaded,", length(find.package("broken")), "is broken\n"))
+			reg.finalizer(baseenv(), function(e) cat("left:", ls(globalenv(), all.names = TRUE), search()[grep("splines", search())], "\n"), onexit = TRUE)`},
+	})
+	if lines := strings.Split(out, "\n"); lines[0] != "loaded, 1 is broken" || !strings.HasPrefix(lines[1], "starting worker") {
+		t.Errorf("output %q", out)
+	}
+	if !strings.Contains(out, "left: workRSOCK  \n") {
+		t.Errorf("output %q: something else was left in the global environment, or attached", out)
 	}
 }

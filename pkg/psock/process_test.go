@@ -188,6 +188,47 @@ func TestStopKillsWhatIgnoresTerm(t *testing.T) {
 	}
 }
 
+// TestInterrupt: what computes is interrupted, with all that it runs, and ends in
+// its own way; what does not handle that is ended by it.
+func TestInterrupt(t *testing.T) {
+	p, lines := startLines(t, "Rscript", "-e", "tryCatch({cat('ready\n'); Sys.sleep(1000)}, interrupt = function(e) cat('interrupted\n'), finally = cat('finally\n'))")
+	nextLine(t, lines)
+	p.Interrupt()
+	for _, want := range []string{"interrupted", "finally"} {
+		if got := nextLine(t, lines); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if e := waitDone(t, p); e.Code != 0 || !e.Stopped {
+		t.Errorf("got %+v", e)
+	}
+
+	p, lines = startLines(t, "sh", "-c", "trap 'echo interrupted' INT; sh -c 'echo $$; exec sleep 1000'; echo going on; exec sleep 1000")
+	child := nextPID(t, lines)
+	p.Interrupt()
+	if !child.ended(t, patience) {
+		t.Error("the child was not interrupted")
+	}
+	for _, want := range []string{"interrupted", "going on"} {
+		if got := nextLine(t, lines); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	p.Interrupt() // The second time it does nothing.
+	p.Stop(patience)
+	if e := p.Exit(); e.Signal != syscall.SIGTERM {
+		t.Errorf("got %+v", e)
+	}
+
+	p, lines = startLines(t, "sh", "-c", "echo ready; exec sleep 1000")
+	nextLine(t, lines)
+	p.Interrupt()
+	if e := waitDone(t, p); e.String() != "stopped with SIGINT" {
+		t.Errorf("got %+v %q", e, e)
+	}
+	p.Interrupt() // Interrupting what has ended does nothing.
+}
+
 func TestStopConcurrently(t *testing.T) {
 	p, lines := startLines(t, "sh", "-c", "trap '' TERM; echo ready; exec sleep 1000")
 	nextLine(t, lines)
