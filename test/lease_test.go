@@ -138,7 +138,7 @@ rest <- rendezvous::cluster(2, group = "default")
 stopifnot(identical(bound(), c("big", "default", "default")))
 plan(cluster, workers = big)
 pid <- value(future(Sys.getpid()))
-# A plan cancels the futures of the one before, with future 1.40 and newer.
+# A plan cancels the futures of the one before, with future 1.49 and newer.
 plan(cluster, workers = rest)
 stopifnot(value(future(Sys.getpid())) != pid)
 plan(sequential)
