@@ -1,5 +1,5 @@
 # make demo   the 2021 post's computation on four workers of this machine
-# make test   all tests, race detector included
+# make test   all tests, race detector included; those with R on two releases of R
 # make cluster  a two-node Kubernetes on this machine, with the images of this tree
 # All do their own set-up: R and its packages by apt when run as root on Debian,
 # otherwise a message that names what to install.
@@ -33,7 +33,7 @@ demo: deps build
 	@test/demo
 
 test: deps lint
-	go test -race -timeout 40m -parallel 4 ./...
+	@test/all
 
 # test/cluster/down ends it.
 cluster: deps

@@ -217,10 +217,13 @@ for (i in 1:3) {
 }
 stopifnot(identical(clusterEvalQ(cl[2], x), list(42)))
 stopCluster(cl)
-library(future)
-plan(cluster, workers = 1, persistent = TRUE, manual = TRUE, quiet = TRUE)
-e <- tryCatch(value(future(dies())), error = identity)
-stopifnot(inherits(e, "FutureError"), grepl("was lost in this call: killed by SIGKILL", conditionMessage(e)))
+# Newer ones clear the worker for each future, whatever persistent is.
+if (packageVersion("future") < "1.40") {
+	library(future)
+	plan(cluster, workers = 1, persistent = TRUE, manual = TRUE, quiet = TRUE)
+	e <- tryCatch(value(future(dies())), error = identity)
+	stopifnot(inherits(e, "FutureError"), grepl("was lost in this call: killed by SIGKILL", conditionMessage(e)))
+}
 `, r.classic())
 	if got := r.metric("rendezvous_reruns_total"); got != "0" {
 		t.Errorf("%s calls ran again", got)

@@ -18,7 +18,7 @@ func (n *namespace) endRendezvous() {
 		n.t.Fatal(err)
 	}
 	pod := n.sh("kubectl get pod -l component=scheduler -o name")
-	n.sh("kubectl debug --profile=general --custom=debug.json --image=" + rImage() + " --image-pull-policy=IfNotPresent --target=rendezvous " + pod + " -- sh -c 'kill 1'")
+	n.sh("kubectl debug --profile=general --custom=debug.json --image=" + n.rImage() + " --image-pull-policy=IfNotPresent --target=rendezvous " + pod + " -- sh -c 'kill 1'")
 	n.eventually("the rendezvous was restarted", func() bool {
 		return n.sh(`kubectl get `+pod+` -o jsonpath='{.status.initContainerStatuses[?(@.name=="rendezvous")].restartCount}'`) == "1"
 	})

@@ -29,6 +29,7 @@ type namespace struct {
 	name       string
 	kubeconfig string
 	dir        string // where the commands run
+	oldest     bool   // releases are of the oldest R, see TestOldest
 }
 
 // newNamespace makes one that goes with the test.
@@ -38,7 +39,7 @@ func newNamespace(t *testing.T) *namespace {
 	if config == "" {
 		t.Fatal("KUBECONFIG is not set: run `make e2e`")
 	}
-	n := &namespace{t: t, dir: t.TempDir()}
+	n := &namespace{t: t, dir: t.TempDir(), oldest: strings.HasPrefix(t.Name(), "TestOldest/")}
 	n.name = fmt.Sprintf("e2e-%s-%d", strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(t.Name(), "Test"), "/", "-")), time.Now().UnixMilli()%1e6)
 	n.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	text, err := os.ReadFile(config)
@@ -120,6 +121,9 @@ func root(t *testing.T) string {
 // is further arguments of helm.
 func (n *namespace) install(more ...string) {
 	n.t.Helper()
+	if n.oldest {
+		more = append(more, "--set scheduler.image.tag=oldest --set worker.image.tag=oldest")
+	}
 	n.sh("helm install --wait --timeout 3m test " + filepath.Join(root(n.t), "charts/future") + " " + strings.Join(more, " "))
 	n.t.Cleanup(func() {
 		if n.t.Failed() {
@@ -138,7 +142,12 @@ func setting(name, otherwise string) string {
 }
 
 // rImage is an image with R that has nothing of ours.
-func rImage() string { return setting("E2E_R_IMAGE", "kube.local/r:1") }
+func (n *namespace) rImage() string {
+	if n.oldest {
+		return "kube.local/r-oldest:1"
+	}
+	return setting("E2E_R_IMAGE", "kube.local/r:1")
+}
 
 // split is an image's name as the chart's values have it.
 func split(image string) (repository, tag string) {

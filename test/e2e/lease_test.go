@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,14 +16,15 @@ import (
 const twoGroups = `
 worker: {replicas: 2}
 workerGroups:
-- {name: bare, replicas: 2, image: {repository: kube.local/r, tag: "1"}}
+- {name: bare, replicas: 2, image: {repository: %s, tag: %q}}
 `
 
 // TestWorkerGroups: a cluster of futures on each of two groups, at the same time.
 func TestWorkerGroups(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
-	if err := os.WriteFile(filepath.Join(n.dir, "values.yaml"), []byte(twoGroups), 0o644); err != nil {
+	repository, tag := split(n.rImage())
+	if err := os.WriteFile(filepath.Join(n.dir, "values.yaml"), fmt.Appendf(nil, twoGroups, repository, tag), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	n.install("-f values.yaml", headless)

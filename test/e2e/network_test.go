@@ -20,7 +20,7 @@ func TestNetworkPolicy(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
 	n.install(headless)
-	n.sh(`kubectl run foreign --image=` + rImage() + ` --image-pull-policy=IfNotPresent --command -- Rscript -e 'repeat { s <- serverSocket(9000); close(socketAccept(s, timeout = 1e6)); close(s) }'`)
+	n.sh(`kubectl run foreign --image=` + n.rImage() + ` --image-pull-policy=IfNotPresent --command -- Rscript -e 'repeat { s <- serverSocket(9000); close(socketAccept(s, timeout = 1e6)); close(s) }'`)
 	n.sh("kubectl wait --for=condition=ready --timeout=60s pod/foreign")
 	address := func(pod string) string {
 		return n.sh("kubectl get pod " + pod + " -o jsonpath='{.items[0].status.podIP}{.status.podIP}'")
@@ -81,7 +81,7 @@ func TestNarrowPolicy(t *testing.T) {
 	n.install("--set worker.replicas=1")
 	// One pod that answers on a port of the name service, and one that a value names.
 	for pod, labels := range map[string]string{"foreign": "is=foreign", "friend": "is=friend"} {
-		n.sh(`kubectl run ` + pod + ` --labels=` + labels + ` --image=` + rImage() + ` --image-pull-policy=IfNotPresent --command -- Rscript -e 'repeat { s <- serverSocket(53); close(socketAccept(s, timeout = 1e6)); close(s) }'`)
+		n.sh(`kubectl run ` + pod + ` --labels=` + labels + ` --image=` + n.rImage() + ` --image-pull-policy=IfNotPresent --command -- Rscript -e 'repeat { s <- serverSocket(53); close(socketAccept(s, timeout = 1e6)); close(s) }'`)
 	}
 	n.sh("kubectl wait --for=condition=ready --timeout=60s pod/foreign pod/friend")
 	address := func(pod string) string {

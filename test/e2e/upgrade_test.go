@@ -31,7 +31,7 @@ cat("computed\n")
 `)
 	s.await("computing")
 	// Any image with R: Debian's, which has nothing of ours.
-	repository, tag := split(rImage())
+	repository, tag := split(n.rImage())
 	n.sh("helm upgrade --wait --timeout 3m --reuse-values test " + filepath.Join(root(t), "charts/future") +
 		" --set worker.image.repository=" + repository + " --set-string worker.image.tag=" + tag + " --set worker.slots=2 --set worker.replicas=2")
 	if out := s.wait(); !strings.Contains(out, "computed") {
@@ -61,7 +61,7 @@ cat("computed\n")
 	if names := pods(n.r(planned)); len(names) != 4 || distinct(names) != 2 {
 		t.Errorf("want 4 workers in 2 pods, got %v", names)
 	}
-	if image := n.sh("kubectl get pods -l component=worker -o jsonpath='{.items[*].spec.containers[0].image}'"); image != rImage()+" "+rImage() {
+	if image := n.sh("kubectl get pods -l component=worker -o jsonpath='{.items[*].spec.containers[0].image}'"); image != n.rImage()+" "+n.rImage() {
 		t.Errorf("the workers' image is %s", image)
 	}
 
@@ -89,7 +89,7 @@ func TestUpgradeScheduler(t *testing.T) {
 	workers := n.workerPods()
 	next := setting("E2E_RENDEZVOUS_IMAGE", "kube.local/rendezvous:next")
 	set := ""
-	for key, name := range map[string]string{"scheduler": rImage(), "rendezvous": next} {
+	for key, name := range map[string]string{"scheduler": n.rImage(), "rendezvous": next} {
 		repository, tag := split(name)
 		set += fmt.Sprintf(" --set %s.image.repository=%s --set-string %s.image.tag=%s", key, repository, key, tag)
 	}
@@ -97,7 +97,7 @@ func TestUpgradeScheduler(t *testing.T) {
 	n.warm(3)
 	n.plan(3)
 	images := n.sh(`kubectl get pods -l component=scheduler -o json | jq -r '.items[] | select(.metadata.deletionTimestamp == null) | .spec | .initContainers[0].image, .containers[0].image'`)
-	if images != next+"\n"+rImage() {
+	if images != next+"\n"+n.rImage() {
 		t.Errorf("the images are %s", images)
 	}
 	if now := n.workerPods(); !slices.Equal(now, workers) || n.restarts() != "" {
