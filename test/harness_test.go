@@ -23,7 +23,7 @@ import (
 
 // patience bounds every wait for something that must happen. It is no measure of
 // speed: machines that run tests are slow at times.
-const patience = 20 * time.Second
+const patience = 3 * time.Minute
 
 var bin string // directory with the commands under test
 
@@ -313,6 +313,12 @@ type session struct {
 // startR runs code as an R session beside the rendezvous.
 func (r *runtime) startR(code string, env ...string) *session {
 	r.t.Helper()
+	return r.startRWith(nil, code, env...)
+}
+
+// startRWith gives Rscript options.
+func (r *runtime) startRWith(options []string, code string, env ...string) *session {
+	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "session.R")
 	if err := os.WriteFile(file, []byte(code), 0o600); err != nil {
 		r.t.Fatal(err)
@@ -324,7 +330,7 @@ func (r *runtime) startR(code string, env ...string) *session {
 	env = append([]string{
 		"R_PROFILE=" + profile, "PSOCK_RENDEZVOUS_API=" + r.api, fmt.Sprintf("R_PARALLELLY_RANDOM_PORTS=%d:%d", r.first, r.last),
 	}, env...)
-	return &session{launch(r.t, env, "Rscript", file)}
+	return &session{launch(r.t, env, "Rscript", append(options, file)...)}
 }
 
 // classic is the setting for sessions whose clusters are parallel's own, which has another

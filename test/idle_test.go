@@ -153,22 +153,25 @@ func TestManyNodes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			options := "" // R before 4.4 has 128 connections
+			var options []string // R before 4.4 has 128 connections
 			if nodes > 120 {
 				if r.R(`cat(getRversion() >= "4.4.0")`) == "FALSE" {
 					return
 				}
-				options = fmt.Sprintf("--max-connections=%d", nodes+64)
+				options = append(options, fmt.Sprintf("--max-connections=%d", nodes+64))
 			}
-			out := r.R(`
+			s := r.startRWith(options, `
 library(future)
 plan(cluster, manual = TRUE, quiet = TRUE)
 stopifnot(nbrOfWorkers() == as.integer(Sys.getenv("NSLOTS")))
 values <- future.apply::future_lapply(1:400, function(i) c(i, i^2, Sys.getpid()), future.chunk.size = 2)
 stopifnot(identical(vapply(values, function(v) v[2], 0), (1:400)^2))
 cat(unique(vapply(values, function(v) v[3], 0)), "\n")
-`, fmt.Sprintf("NSLOTS=%d", nodes), "R_OPTIONS="+options)
-			pids := strings.Fields(strings.TrimSpace(out))
+`, fmt.Sprintf("NSLOTS=%d", nodes))
+			if code := s.wait(); code != 0 {
+				t.Fatalf("R exited with %d:\n%s", code, s.text())
+			}
+			pids := strings.Fields(strings.TrimSpace(s.text()))
 			if len(pids) == 0 || len(pids) > 4 {
 				t.Errorf("the futures ran in processes %v, want at most four", pids)
 			}
