@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"strings"
 	"testing"
 	"time"
@@ -229,4 +230,15 @@ func TestTwoCallsAtOnce(t *testing.T) {
 		t.Errorf("after both answers: %+v", a)
 	}
 	receive(t, s.worker.ended, "the worker to be told")
+}
+
+// A session that says that it is done gets the end of its connection at once, with a worker
+// and without: R waits for that before it goes on.
+func TestDoneIsTheEnd(t *testing.T) {
+	for name, s := range map[string]*session{"bound": start(t, &worker{}, nil), "vacant": startShared(t, relay.Recovery{}, someRoom)} {
+		t.Run(name, func(t *testing.T) {
+			s.write(t, call("DONE", nil))
+			s.readEnd(t)
+		})
+	}
 }

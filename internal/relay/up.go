@@ -182,6 +182,9 @@ func (s *Session) messageSent(m psock.Message, last bool) {
 		}
 	case psock.KindDone:
 		s.activity.Busy = s.calls > 0
+		// stopNode() of parallel reads nothing more, and closes the connection: R 4.6 waits up
+		// to 5 s for the worker to do so first.
+		s.out.closeWrite()
 	}
 	s.history.next()
 }
