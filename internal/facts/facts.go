@@ -53,7 +53,19 @@ const (
 
 // Done are the classes of a value by which a worker answers a future's last call: what
 // comes before that prepares the future.
-var Done = []string{"FutureResult", "FutureLaunchError"}
+var Done = []string{"FutureResult", launchError}
+
+// launchError is a class of what evalFuture() of future answers when it cannot run the future
+// (1.75, not 1.31). The function is sent with its body.
+const launchError = "FutureLaunchError"
+
+// LaunchErrors are the classes of such an answer: the session's future fails with it and can be
+// reset. An R error in its place it takes for one of its own, and the future for running.
+var LaunchErrors = []string{launchError, "FutureError", "simpleError", "error", "condition"}
+
+// TakesLaunchErrors reports whether the session takes such an answer to the call whose first
+// bytes are given.
+func TakesLaunchErrors(head []byte) bool { return bytes.Contains(head, []byte(launchError)) }
 
 // Limit bounds the calls that Of can tell, in bytes. The largest, a Load, has 8 KB.
 const Limit = 16 << 10

@@ -1,6 +1,7 @@
 package facts_test
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,6 +75,26 @@ func TestInstalled(t *testing.T) {
 				t.Errorf("a future's last answer has class %q of %v", class, facts.Done)
 			}
 		})
+	}
+	if has["evalFuture() answers FutureLaunchError"] {
+		for _, class := range []string{"SOCK0node", "SOCKnode"} {
+			message, err := os.ReadFile(filepath.Join(dir, "last-"+class))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !facts.TakesLaunchErrors(message[:min(len(message), facts.Limit)]) {
+				t.Error("a future's last call does not show that its session takes a launch error")
+			}
+		}
+		classes, err := os.ReadFile(filepath.Join(dir, "launch-classes"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, class := range facts.LaunchErrors {
+			if !bytes.Contains(classes, []byte(class)) {
+				t.Errorf("a launch error is no %s", class)
+			}
+		}
 	}
 	// What is in the packages' own code is what the calls above were made of.
 	for _, name := range []string{"grmall() answers " + facts.ResetText, "a future answers FutureResult", "clusterEvalQ() calls eval"} {

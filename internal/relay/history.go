@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash"
 	"io"
+	"slices"
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/internal/journal"
@@ -52,6 +53,9 @@ type history struct {
 	ask   []byte
 	asked facts.Call
 	loads [][]byte // the calls that have loaded a namespace
+
+	// launches: the last call that is kept is answered by a launch error when it is lost.
+	launches bool
 
 	setUp part
 	since part
@@ -107,7 +111,11 @@ func (h *history) record(p []byte) {
 		h.head = append(h.head, p...)
 		return
 	}
-	h.flush()
+	if !h.flushed {
+		launches := facts.TakesLaunchErrors(slices.Concat(h.head, p[:min(len(p), headLimit)]))
+		h.flush()
+		h.launches = launches
+	}
 	h.keep(p)
 }
 
@@ -117,6 +125,7 @@ func (h *history) flush() {
 		return
 	}
 	h.flushed = true
+	h.launches = facts.TakesLaunchErrors(h.head)
 	h.keep(h.head)
 	h.head = h.head[:0]
 	if cap(h.head) > 4<<10 {

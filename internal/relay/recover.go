@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -309,7 +310,8 @@ func (s *Session) commit() {
 	s.reconsider()
 }
 
-// answer puts an R error in the place of every answer that is due. It reports whether
+// answer puts an R error in the place of every answer that is due: one that future knows, in
+// that of a future's last call. It reports whether
 // the session can go on: one whose stream does not allow it, or whose call has a tag,
 // is over. parallel's clusterApplyLB drops answers without the tag, and the error with
 // them.
@@ -319,8 +321,12 @@ func (s *Session) answer(lost *lostError) bool {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	due, open := s.takeDue(lost)
+	reply := psock.AppendError(nil, lost.text, s.xdr)
+	if due == 1 && s.history.launches {
+		reply = psock.AppendCondition(nil, lost.text, facts.LaunchErrors, s.xdr)
+	}
 	for range due {
-		if err := s.out.write(psock.AppendError(nil, lost.text, s.xdr)); err != nil {
+		if err := s.out.write(reply); err != nil {
 			return false
 		}
 	}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
@@ -417,5 +419,22 @@ func TestOnceDrained(t *testing.T) {
 			s.read(t, len(result()))
 			receive(t, s.worker.ended, "the worker to be ended after the future")
 		})
+	}
+}
+
+// A future of a session that takes launch errors fails with one, so that it can be reset,
+// wherever in its call that shows, and its node is free for the next.
+func TestLaunchErrors(t *testing.T) {
+	for _, before := range []int{0, 5000, 12000} {
+		s := startWith(t, relay.Recovery{Attempts: 1}, &worker{}, nil, someRoom)
+		last := call("EXEC", slices.Concat(make([]byte, before), []byte(facts.LaunchErrors[0]), make([]byte, 100<<10)))
+		sent := s.future(t, last[:4000])
+		s.write(t, last[4000:])
+		s.worker.await(t, len(sent)+len(last)-4000)
+		s.ends(t, "killed")
+		want := psock.AppendCondition(nil, "worker worker-a/0 was lost in this call: killed", facts.LaunchErrors, false)
+		if got := s.read(t, len(want)); !bytes.Equal(got, want) {
+			t.Errorf("R reads %q", got)
+		}
 	}
 }

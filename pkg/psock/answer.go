@@ -2,6 +2,7 @@ package psock
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -29,12 +30,11 @@ const maxErrorText = 64 << 10
 // future and parallel's own functions never set it to anything that they read
 // back, except clusterApplyLB and parLapplyLB.
 func AppendError(dst []byte, message string, xdr bool) []byte {
-	return appendAnswer(dst, xdr, false, func(w *writer) uint32 {
+	return appendAnswer(dst, xdr, false, func(w *writer) {
 		w.strings(typeString|flagObject|flagAttr, errorText(message))
 		w.symbol("class")
 		w.strings(typeString, "snow-try-error", "try-error")
 		w.words(typeNull)
-		return 1
 	})
 }
 
@@ -42,15 +42,32 @@ func AppendError(dst []byte, message string, xdr bool) []byte {
 // vector of one string, and returns the longer slice. It is as [AppendError] has it
 // otherwise, but for success = TRUE.
 func AppendText(dst []byte, text string, xdr bool) []byte {
-	return appendAnswer(dst, xdr, true, func(w *writer) uint32 {
+	return appendAnswer(dst, xdr, true, func(w *writer) {
 		w.strings(typeString, errorText(text))
-		return 0
 	})
 }
 
-// appendAnswer appends the answer of a work loop with the value that write writes. write
-// returns how many symbols it has used: "class" is the first, if any.
-func appendAnswer(dst []byte, xdr, success bool, write func(w *writer) uint32) []byte {
+// AppendCondition appends to dst the message by which a worker answers an R condition of
+// these classes, as a value, and returns the longer slice:
+//
+//	structure(list(message = message, call = NULL), class = classes)
+//
+// It is as [AppendText] has it otherwise.
+func AppendCondition(dst []byte, message string, classes []string, xdr bool) []byte {
+	return appendAnswer(dst, xdr, true, func(w *writer) {
+		w.words(typeList|flagObject|flagAttr, 2)
+		w.strings(typeString, errorText(message))
+		w.words(typeNull)
+		w.symbol("class")
+		w.strings(typeString, classes...)
+		w.symbol("names")
+		w.strings(typeString, "message", "call")
+		w.words(typeNull)
+	})
+}
+
+// appendAnswer appends the answer of a work loop with the value that write writes.
+func appendAnswer(dst []byte, xdr, success bool, write func(w *writer)) []byte {
 	w := writer{b: dst, order: binary.LittleEndian}
 	if xdr {
 		w.order = binary.BigEndian
@@ -63,7 +80,7 @@ func appendAnswer(dst []byte, xdr, success bool, write func(w *writer) uint32) [
 
 	w.words(typeList|flagAttr, 5)
 	w.strings(typeString, "VALUE")
-	symbols := write(&w)
+	write(&w)
 	logical := uint32(0)
 	if success {
 		logical = 1
@@ -72,15 +89,11 @@ func appendAnswer(dst []byte, xdr, success bool, write func(w *writer) uint32) [
 	w.words(typeDouble|flagObject|flagAttr, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 	w.symbol("names")
 	w.strings(typeString, "user.self", "sys.self", "elapsed", "user.child", "sys.child")
-	if symbols > 0 {
-		w.reference(1) // class
-	} else {
-		w.symbol("class")
-	}
+	w.symbol("class")
 	w.strings(typeString, "proc_time")
 	w.words(typeNull)
 	w.words(typeNull)
-	w.reference(symbols + 1) // names
+	w.symbol("names")
 	w.strings(typeString, "type", "value", "success", "time", "tag")
 	w.words(typeNull)
 	return w.b
@@ -101,8 +114,9 @@ func errorText(message string) string {
 
 // writer appends R objects in one byte order.
 type writer struct {
-	b     []byte
-	order binary.AppendByteOrder
+	b       []byte
+	order   binary.AppendByteOrder
+	symbols []string
 }
 
 func (w *writer) words(words ...uint32) {
@@ -133,14 +147,14 @@ func (w *writer) char(v string) {
 	w.b = append(w.b, v...)
 }
 
-// symbol starts a cell of a pairlist with a tag that was not used before.
+// symbol starts a cell of a pairlist with a tag. R numbers the symbols of a message, and
+// refers to one that was there before.
 func (w *writer) symbol(name string) {
+	if i := slices.Index(w.symbols, name); i >= 0 {
+		w.words(typePairlist|flagTag, uint32(i+1)<<8|typeReference)
+		return
+	}
+	w.symbols = append(w.symbols, name)
 	w.words(typePairlist|flagTag, typeSymbol)
 	w.char(name)
-}
-
-// reference starts a cell of a pairlist with the tag that was the index-th, from
-// 1.
-func (w *writer) reference(index uint32) {
-	w.words(typePairlist|flagTag, index<<8|typeReference)
 }

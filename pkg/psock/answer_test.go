@@ -25,11 +25,12 @@ for (file in args) {
   Encoding(message) <- "UTF-8"
   zero <- proc.time()
   zero <- zero - zero
-  text <- grepl("-text$", file)
-  value <- if (text) message else structure(message, class = c("snow-try-error", "try-error"))
-  want <- list(type = "VALUE", value = value, success = text, time = zero, tag = NULL)
+  value <- switch(sub(".*-", "", file), text = message,
+    error = structure(message, class = c("snow-try-error", "try-error")),
+    condition = structure(class = c("odd", "error", "condition"), list(message = message, call = NULL)))
+  want <- list(type = "VALUE", value = value, success = !grepl("-error$", file), time = zero, tag = NULL)
   if (!identical(got, want)) { dput(got); dput(want); stop(file) }
-  stopifnot(identical(Encoding(got$value), Encoding(message)), identical(nchar(got$value), nchar(message)))
+  stopifnot(identical(Encoding(got$value[[1L]]), Encoding(message)), identical(nchar(got$value[[1L]]), nchar(message)))
 }
 cat("same\n")
 `
@@ -51,7 +52,9 @@ func TestAnswersAreWhatAWorkerSends(t *testing.T) {
 				name    string
 				append  func([]byte, string, bool) []byte
 				success bool
-			}{{"error", AppendError, false}, {"text", AppendText, true}} {
+			}{{"error", AppendError, false}, {"text", AppendText, true}, {"condition", func(dst []byte, message string, xdr bool) []byte {
+				return AppendCondition(dst, message, []string{"odd", "error", "condition"}, xdr)
+			}, true}} {
 				file := filepath.Join(dir, fmt.Sprintf("%d-%t-%s", i, xdr, answer.name))
 				data := answer.append([]byte("before"), m.in, xdr)
 				data = bytes.TrimPrefix(data, []byte("before"))
@@ -65,7 +68,7 @@ func TestAnswersAreWhatAWorkerSends(t *testing.T) {
 				n, done := s.Scan(data)
 				got := s.Message()
 				want := Message{Kind: KindValue, Bytes: int64(len(data)), XDR: xdr, Success: answer.success, Final: true}
-				if answer.success && len(m.want) <= 32 {
+				if answer.name == "text" && len(m.want) <= 32 {
 					want.Text = m.want
 				}
 				if n != len(data) || !done || got != want || s.Elements() != 5 {

@@ -47,6 +47,8 @@ code <- function(package, name) {
 }
 mentions <- function(package, name, what) grepl(what, code(package, name), fixed = TRUE)
 if (mentions("future", "evalFuture", "FutureLaunchError")) {
+  call("last", ours("future", "evalFuture"), list())
+  answer("launch-classes", class(ours("future", "evalFuture")(NULL)))
   has("evalFuture() answers FutureLaunchError", TRUE)
   answer("launch-error", ours("future", "evalFuture")(NULL))
 }
