@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,9 +49,29 @@ func TestNeedsBaseOnly(t *testing.T) {
 
 func TestNSLOTSWins(t *testing.T) {
 	r := serve(t, "7")
-	got, _ := run(t, r.address(), `out(n()); Sys.unsetenv("NSLOTS"); out(n())`, "NSLOTS=3")
-	wantFields(t, got, "3", "7")
-	wantQuestions(t, r, "GET /v1/workers?ports=")
+	got, messages := run(t, r.address(), `a <- n(); Sys.setenv(NSLOTS = 8); b <- n(); Sys.unsetenv("NSLOTS"); c <- n(); out(a, b, c)`)
+	wantFields(t, got, "7", "8", "7")
+	wantQuestions(t, r, "GET /v1/workers?ports=", "GET /v1/workers?ports=")
+	if messages != "" {
+		t.Errorf("R says %q, want nothing", messages)
+	}
+}
+
+// parallelly reads NSLOTS before it asks the profile, versions from 1.43 on once only: what
+// counts then is told, and the profile's advice has it read.
+func TestNSLOTSThatIsNoted(t *testing.T) {
+	got, messages := run(t, serve(t, "7").address(), `noted <- packageVersion("parallelly") >= "1.43"
+		a <- n(); Sys.setenv(NSLOTS = 8); b <- n(); Sys.unsetenv("NSLOTS"); c <- n(); out(a, identical(c(b, c), if (noted) c(3L, 3L) else c(8L, 7L)))
+		options(parallelly.availableWorkers.methods = "custom"); d <- n(); Sys.setenv(NSLOTS = 8); e <- n(); out(d, e, noted)`, "NSLOTS=3")
+	if len(got) != 5 {
+		t.Fatalf("R says %q", got)
+	}
+	wantFields(t, got[:4], "3", "TRUE", "7", "8")
+	for _, text := range []string{"and not 8", "and not the workers there are", `options(parallelly.availableWorkers.methods = "custom")`} {
+		if told := strings.Contains(messages, text); told != (got[4] == "TRUE") {
+			t.Errorf("R says %q, about %q; NSLOTS is noted: %s", messages, text, got[4])
+		}
+	}
 }
 
 func TestNoWorkerAsksForOne(t *testing.T) {
@@ -217,18 +238,67 @@ func TestPlanKeepsItsNumber(t *testing.T) {
 		plan(cluster); first <- setdiff(port(), mine); pids <- unique(unlist(lapply(1:2, function(i) value(future(Sys.getpid())))))
 		invisible(scale(3)); again <- value(future(Sys.getpid()))
 		out(nbrOfWorkers(), again %in% pids, identical(setdiff(port(), mine), first))
-		plan(cluster); out(nbrOfWorkers(), first); plan(sequential); parallel::stopCluster(own)`)
+		plan(sequential); plan(cluster); out(nbrOfWorkers(), first); plan(sequential); parallel::stopCluster(own)`)
 	if len(got) != 5 {
 		t.Fatalf("R says %q, %s", got, messages)
 	}
 	wantFields(t, got[:4], "2", "TRUE", "TRUE", "3")
 	// The cluster that the user made is not given back, the plan's is.
-	// Both plans are announced as plans, of one session.
-	_, session, _ := strings.Cut(r.questions()[0], "&plan=true&session=")
-	if session == "" {
-		t.Fatalf("asked %q", r.questions())
+	// Neither is announced: these workers are R's own.
+	wantQuestions(t, r, "GET /v1/workers?ports=", "GET /v1/workers?ports="+got[4])
+}
+
+// A plan is announced if its workers come from elsewhere, or if it does not tell; only then
+// no R is started to try whether its workers can be ended by their pid.
+func TestAnnouncesPlansByHand(t *testing.T) {
+	for name, tc := range map[string]struct {
+		plan    string
+		planned bool
+		kill    string
+	}{
+		"by hand":             {`cluster, manual = TRUE, quiet = TRUE`, true, "FALSE"},
+		"tweaked":             {`tweak(tweak(cluster, manual = TRUE), quiet = TRUE), verbose = FALSE`, true, "FALSE"},
+		"a list":              {`list(tweak(cluster, manual = TRUE), sequential)`, true, "FALSE"},
+		"not by hand":         {`cluster, manual = FALSE`, false, "NULL"},
+		"not by hand, no say": {`cluster`, false, "NULL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := serve(t, "7")
+			// parallelly is kept from making a cluster: the error goes through plan().
+			got, messages := run(t, r.address(), `suppressMessages(library(future)); during <- "not asked"
+				answer <- getOption("parallelly.availableWorkers.custom")
+				options(parallelly.availableWorkers.custom = function() { answer(); during <<- deparse(getOption("parallelly.makeNodePSOCK.autoKill")); stop("enough") })
+				plan(sequential); e <- tryCatch({ plan(`+tc.plan+`); "none" }, error = conditionMessage)
+				out(e, during, is.null(getOption("parallelly.makeNodePSOCK.autoKill")))`)
+			wantFields(t, got, "enough", tc.kill, "TRUE")
+			if questions := strings.Join(r.questions(), " "); strings.Contains(questions, "&plan=true&session=") != tc.planned {
+				t.Errorf("asked %q, %s", questions, messages)
+			}
+		})
 	}
-	wantQuestions(t, r, "GET /v1/workers?ports=&plan=true&session="+session, "GET /v1/workers?ports="+got[4]+"&plan=true&session="+session)
+}
+
+// What the user says of autoKill stays.
+func TestAutoKillIsTheUsers(t *testing.T) {
+	const ask = `ask <- getOption("parallelly.availableWorkers.custom"); invisible(loadNamespace("parallelly"))
+		plan_init <- function(evaluator) { w <- ask(); deparse(getOption("parallelly.makeNodePSOCK.autoKill")) }
+		out(plan_init(structure(function(..., manual = TRUE) NULL, class = c("cluster", "function"))), deparse(getOption("parallelly.makeNodePSOCK.autoKill")))`
+	for name, tc := range map[string]struct {
+		code, env string
+		want      []string
+	}{
+		"nothing":  {"", "A=1", []string{"FALSE", "NULL"}},
+		"option":   {"options(parallelly.makeNodePSOCK.autoKill = TRUE);", "A=1", []string{"TRUE", "TRUE"}},
+		"variable": {"", "R_PARALLELLY_MAKENODEPSOCK_AUTOKILL=true", []string{"TRUE", "TRUE"}},
+	} {
+		got, _ := run(t, serve(t, "7").address(), tc.code+ask, tc.env)
+		for i := range got {
+			got[i] = strings.ToUpper(strings.Trim(got[i], `"`)) // the variable's text, as parallelly keeps it
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: R says %q, want %q", name, got, tc.want)
+		}
+	}
 }
 
 // A collection of garbage takes a second in a session with data, and versions of future

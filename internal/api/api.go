@@ -36,7 +36,9 @@ type Source struct {
 	Hint      func()                                          // broker.Broker.Hint
 	Outlook   func() string                                   // broker.Broker.PlanOutlook
 	// Once is broker.Broker.Once.
-	Once   func(uid uint32, ports []uint16, once bool) (nodes int)
+	Once func(uid uint32, ports []uint16, once bool) (nodes int)
+	// Nodes is broker.Broker.Nodes.
+	Nodes  func(uid uint32, port uint16, peers []uint16) int
 	Leases Leases
 	// PeerUID and UIDs are those of broker.Config: leases are a user's own.
 	PeerUID func(local, remote net.Addr) (uint32, error)
@@ -60,6 +62,10 @@ const maxPorts = 1024
 //	                            text/plain: of how many nodes of the clusters on
 //	                            these ports the futures now run once at most;
 //	                            once=false lets them run again
+//	GET /v1/nodes?port=P&peers=A,B
+//	                            text/plain: how many connections of nodes of the
+//	                            user's clusters on port P the rendezvous has; with
+//	                            peers, those that have one of these ports on its side
 //	GET /v1/state               application/json: a State
 //	POST /v1/leases             application/json: a lease.Request for a lease.Snapshot
 //	GET /v1/leases/ID?wait=S&version=V
@@ -71,7 +77,7 @@ const maxPorts = 1024
 func Handler(source Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/workers", func(w http.ResponseWriter, r *http.Request) {
-		ports, err := parsePorts(r.URL.Query().Get("ports"))
+		ports, err := parsePorts("ports", r.URL.Query().Get("ports"))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -95,7 +101,7 @@ func Handler(source Source) http.Handler {
 		fmt.Fprintln(w, n)
 	})
 	mux.HandleFunc("POST /v1/once", func(w http.ResponseWriter, r *http.Request) {
-		ports, err := parsePorts(r.URL.Query().Get("ports"))
+		ports, err := parsePorts("ports", r.URL.Query().Get("ports"))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -113,6 +119,7 @@ func Handler(source Source) http.Handler {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, source.Once(uid, ports, once))
 	})
+	handleNodes(mux, source)
 	mux.HandleFunc("GET /v1/state", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// An error is the client's going away.
@@ -122,19 +129,20 @@ func Handler(source Source) http.Handler {
 	return mux
 }
 
-func parsePorts(list string) ([]uint16, error) {
+// parsePorts reads the list that the parameter called name has.
+func parsePorts(name, list string) ([]uint16, error) {
 	if list == "" {
 		return nil, nil
 	}
 	fields := strings.Split(list, ",")
 	if len(fields) > maxPorts {
-		return nil, fmt.Errorf("ports: %d given, at most %d are taken", len(fields), maxPorts)
+		return nil, fmt.Errorf("%s: %d given, at most %d are taken", name, len(fields), maxPorts)
 	}
 	ports := make([]uint16, 0, len(fields))
 	for _, field := range fields {
 		port, err := strconv.ParseUint(field, 10, 16)
 		if err != nil {
-			return nil, fmt.Errorf("ports: %q is no port number; give them separated by commas", field)
+			return nil, fmt.Errorf("%s: %q is no port number; give them separated by commas", name, field)
 		}
 		ports = append(ports, uint16(port))
 	}

@@ -49,6 +49,7 @@ func (n *node) connect(ctx context.Context) error {
 		return fmt.Errorf("session on port %d: %w", n.demand.Port, err)
 	}
 	n.client = client
+	n.connectedFrom(conn.LocalAddr().(*net.TCPAddr).AddrPort().Port())
 	go func() {
 		frame := make([]byte, relay.Headroom+4096)
 		read, err := client.Read(frame[relay.Headroom:])

@@ -23,7 +23,8 @@ type node struct {
 	worker    *pool.Worker
 	latest    *pool.Worker // that it had, whoever has it now
 	session   *relay.Session
-	connected bool // to its session, without a worker
+	connected bool   // to its session, without a worker
+	peer      uint16 // the rendezvous' port of the connection, see Nodes
 	refused   bool
 	since     time.Time
 }
@@ -64,6 +65,7 @@ func (b *Broker) serve(ctx context.Context, d *demand) {
 	}
 	n.drop()
 	if n.client != nil {
+		n.connectedFrom(0)
 		n.client.Close()
 	}
 }

@@ -138,6 +138,7 @@ func (c Config) source(workers *pool.Pool, sessions *broker.Broker, book *leases
 		Hint:      sessions.Hint,
 		Outlook:   sessions.PlanOutlook,
 		Once:      sessions.Once,
+		Nodes:     sessions.Nodes,
 		Leases:    book,
 		PeerUID:   c.Prober.PeerUID,
 		UIDs:      c.UIDs,

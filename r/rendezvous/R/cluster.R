@@ -1,9 +1,11 @@
-# node accepts one worker. The rendezvous connects within milliseconds once it sees
+# node accepts one worker of a lease. The rendezvous connects within milliseconds once it sees
 # the listening socket: a worker that has not come after a minute does not come.
-node <- function(port, rank, host) {
-  con <- socketConnection("localhost", port = port, server = TRUE, blocking = TRUE, open = "a+b", timeout = accept_limit)
+node <- function(lease, rank) {
+  con <- socketConnection("localhost", port = lease$port, server = TRUE, blocking = TRUE, open = "a+b", timeout = accept_limit)
   socketTimeout(con, call_limit)
-  structure(list(con = con, host = host, rank = rank), class = "SOCK0node")
+  # Not "localhost": future would look for the worker's process on this machine.
+  host <- if (nzchar(lease$group)) lease$group else "rendezvous"
+  structure(list(con = con, host = host, rank = rank, lease = lease), class = c("rendezvous_node", "SOCK0node"))
 }
 
 accept_limit <- 60L
@@ -15,13 +17,11 @@ connect <- function(lease) {
   nodes <- list()
   complete <- FALSE
   on.exit(if (!complete) for (n in nodes) close(n$con))
-  # Not "localhost": future would look for the worker's process on this machine.
-  host <- if (nzchar(lease$group)) lease$group else "rendezvous"
   for (rank in seq_len(lease$workers)) {
     problem <- NULL
     began <- now()
     n <- withCallingHandlers(
-      tryCatch(node(lease$port, rank, host), error = identity),
+      tryCatch(node(lease, rank), error = identity),
       warning = function(w) {
         problem <<- conditionMessage(w)
         invokeRestart("muffleWarning")

@@ -50,12 +50,32 @@ answers <- list(
 cl <- rendezvous::cluster(2, label = "test")
 stopifnot(
   identical(class(cl), c("SOCKcluster", "cluster")), length(cl) == 2L,
-  inherits(cl[[1]], "SOCK0node"), cl[[2]]$rank == 2L,
+  identical(class(cl[[1]]), c("rendezvous_node", "SOCK0node")), cl[[2]]$rank == 2L,
   identical(parLapply(cl, 1:10, sqrt), lapply(1:10, sqrt)),
   length(unique(unlist(clusterCall(cl, Sys.getpid)))) == 2L,
   identical(what()[1:3], c("POST /v1/leases", "GET /v1/leases/k3?wait=0.500&version=1", "GET /v1/leases/k3?wait=20.000&version=1")),
   identical(asked[[1]]$body, list(workers = 2L, share = FALSE, label = "test")),
   !any(startsWith(what(), "DELETE")))
+
+# A node is its connection: whether it lives, its end, and another in its place.
+part <- function(name) get(name, asNamespace("rendezvous"))
+alive <- function(node, there) {
+  answers <<- list(there)
+  part("node_alive")(node)
+}
+count <- function(n) list(status = 200L, value = n)
+second <- cl[[2]]
+stopifnot(isTRUE(alive(second, count(2L))), isTRUE(alive(second, count(1L))), identical(alive(second, count(0L)), FALSE),
+  is.na(alive(second, list(status = 404L, error = "404 page not found"))), is.na(alive(second, function() part("fail")("unreachable", "no"))),
+  identical(what()[length(asked)], paste0("GET /v1/nodes?port=", port)),
+  is.na(suppressWarnings(part("kill_node")(second, 10L))), part("valid_connection")(second$con),
+  isTRUE(part("kill_node")(second)), identical(part("kill_node")(second), FALSE), identical(alive(second, count(2L)), FALSE))
+other <- rawConnection(raw(1)) # has the number that the connection had
+stopifnot(identical(part("kill_node")(second), FALSE), identical(readBin(other, "raw"), raw(1)))
+close(other)
+answers <- list(function() { start(1, port); list(status = 200L, value = list(state = "connected")) })
+cl[[2]] <- part("clone_node")(second)
+stopifnot(cl[[2]]$rank == 2L, length(unique(unlist(clusterCall(cl, Sys.getpid)))) == 2L)
 stopCluster(cl)
 
 # The next request tells that this one's port was given up. It is refused.
@@ -125,3 +145,15 @@ cl <- withCallingHandlers(rendezvous::cluster(1), warning = function(w) {
 })
 stopifnot(startsWith(warned, paste0("the workers differ from this session: R 4.9.9 here, ", getRversion(), " there")))
 stopCluster(cl)
+
+# parallel's own way to ask for a cluster, where R has one for other types.
+if (exists("registerClusterType", asNamespace("parallel"))) {
+  port <- free_port()
+  answers <- list(function() { start(1, port); lease(port, "ready", workers = 1L, status = 201L) })
+  cl <- makeCluster(1, type = "RENDEZVOUS", check = FALSE)
+  stopifnot(unlist(clusterCall(cl, function() 42)) == 42)
+  stopCluster(cl)
+  # Loaded again, it does not warn.
+  options(warn = 2)
+  part(".onLoad")()
+}

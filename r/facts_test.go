@@ -1,0 +1,92 @@
+package r_test
+
+import (
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// facts has, for each fact of the site profile, R code that is TRUE if the installed packages
+// have it so. There, value is what the profile's list says, newer() whether future has backends, as since 1.40,
+// and plan_of(...) what plan() is given to start.
+var facts = map[string]string{
+	"custom": `{ o <- options(structure(list(function() c("a", "b")), names = value)); w <- parallelly::availableWorkers(methods = "custom"); options(o); identical(w, c("a", "b")) }`,
+	// Before 1.37 nothing asks for it.
+	"limit": `packageVersion("parallelly") < "1.37" || mentioned(value, parallelly:::checkNumberOfLocalWorkers)`,
+	// plan() calls it, and what it starts asks for workers within.
+	"planner":   `is.function(get0(value, environment(future::plan)))`,
+	"evaluator": `{ f <- get(fact$planner, environment(future::plan)); value %in% c(names(formals(f)), all.vars(body(f))) } && inherits(plan_of(), "cluster")`,
+	"tweaked":   `inherits(plan_of(manual = TRUE), value) && !inherits(future::cluster, value)`,
+	"strategy":  `identical(environment(plan_of(manual = TRUE))[[value]], future::cluster)`,
+	"manual":    `value %in% names(formals(parallelly::makeNodePSOCK)) && isTRUE(formals(plan_of(manual = TRUE))[[value]]) && is.null(formals(plan_of())[[value]])`,
+	// A future that asks for its workers again does so in these.
+	"askers": `if (newer()) !exists(value[1], asNamespace("future"), inherits = FALSE) else
+		all(vapply(value, exists, NA, asNamespace("future")), mentioned("availableWorkers", future::cluster))`,
+	"methods": `{ o <- options(structure(list("custom", function() "c"), names = c(value, fact$custom))); w <- parallelly::availableWorkers(); options(o); identical(w, "c") }`,
+	"slots":   `identical(parallelly::availableCores(methods = value, na.rm = FALSE, which = "all")[[value]], 3L)`,
+	"auto_kill": `{ o <- options(structure(list(FALSE), names = value))
+		r <- parallelly:::useWorkerPID("/bin/false", rank = 1L, rscript_sh = "sh"); options(o); identical(r, list()) }`,
+	"node":  `inherits(local_node, value) && inherits(local_node$con, "connection")`,
+	"local": `local_made()[[value]]`,
+	"options": `if (packageVersion("parallelly") == "1.34.0") is.null(attr(local_node, value)) else
+		isFALSE(attr(local_node, value)$manual) && isTRUE(attr(local_node, value)$localMachine)`,
+	"valid": `isTRUE(getExportedValue("parallelly", value)(local_node$con))`,
+	"room":  `is.numeric(getExportedValue("parallelly", value)())`,
+	// Called with x and signal: the profile's part of the method names them.
+	"kill":  `generic(value, c("x", "signal"))`,
+	"alive": `generic(value, "x")`,
+}
+
+const factsInR = `
+newer <- function() exists("ClusterFutureBackend", asNamespace("future"), inherits = FALSE)
+plan_of <- function(...) { future::plan(future::cluster, ..., .init = FALSE); p <- future::plan("list")[[1L]]; future::plan(future::sequential); p }
+mentioned <- function(text, f) any(grepl(text, c(deparse(formals(f)), deparse(body(f))), fixed = TRUE))
+generic <- function(name, args) {
+  own <- get(paste0(name, ".", fact$node), asNamespace("parallelly"))
+  all(args %in% names(formals(own)), mentioned("UseMethod", getExportedValue("parallelly", name)))
+}
+local_made <- function() parallelly::makeNodePSOCK("localhost", port = 11562L, rank = 1L, action = "options")
+local <- parallelly::makeClusterPSOCK(1); local_node <- local[[1L]]
+for (name in names(checks)) {
+  value <- fact[[name]]
+  result <- tryCatch(isTRUE(eval(parse(text = checks[[name]]))), error = conditionMessage)
+  if (!isTRUE(result)) cat(sprintf("fact %s (%s) is not so in future %s, parallelly %s, R %s: %s\n", name, toString(value),
+    packageVersion("future"), packageVersion("parallelly"), getRversion(), result))
+}
+parallel::stopCluster(local)
+`
+
+// The profile relies on names of other packages. Those that are installed here have them.
+func TestFacts(t *testing.T) {
+	text, err := os.ReadFile(profile(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile(`(?s)  fact <- list\(\n.*?\n  \)\n`).FindString(string(text))
+	var named []string
+	for _, match := range regexp.MustCompile(`(?m)(?:^ {4}|, )([a-z_]+) = `).FindAllStringSubmatch(block, -1) {
+		named = append(named, match[1])
+	}
+	slices.Sort(named)
+	if want := slices.Sorted(maps.Keys(facts)); !slices.Equal(named, want) {
+		t.Fatalf("the profile names the facts %q, this test knows %q", named, want)
+	}
+	var code strings.Builder
+	code.WriteString(block + "checks <- list()\n")
+	for name, check := range facts {
+		code.WriteString("checks[[\"" + name + "\"]] <- r\"---(" + check + ")---\"\n")
+	}
+	cmd := rscript(t, "off", code.String()+factsInR, "NSLOTS=3")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "fact ") {
+			t.Error(strings.TrimSpace(line))
+		}
+	}
+}
