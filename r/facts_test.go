@@ -38,6 +38,13 @@ var facts = map[string]string{
 	// Called with x and signal: the profile's part of the method names them.
 	"kill":  `generic(value, c("x", "signal"))`,
 	"alive": `generic(value, "x")`,
+	// plan() skips a plan that equals the one before: not in future 1.31, which has no such method.
+	"equal": `!newer() || all(c("target", "current") %in% names(formals(get(paste0(value, ".", fact$stack), asNamespace("future"))))) &&
+		mentioned("all.equal(newStack, oldStack", get("plan_set", environment(future::plan)))`,
+	"stack":   `!newer() || inherits(future::plan("list"), value)`,
+	"backend": `!newer() || { future::plan(future::cluster, workers = local); inherits(attr(future::plan("list")[[1L]], value)[[fact$workers]], "cluster") }`,
+	"tweaks":  `!newer() || identical(names(attr(plan_of(manual = TRUE), value)), fact$manual)`,
+	"workers": `value %in% names(formals(plan_of(manual = TRUE)))`,
 }
 
 const factsInR = `

@@ -294,8 +294,8 @@ stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
 	}
 }
 
-// A worker is killed every second while futures run on three or more: every value is
-// there and right.
+// A worker is killed every second while futures run on three or more, and while the session
+// rests between them: every value is there and right.
 // PSOCK_CHAOS is how long, as Go writes durations; a minute if unset.
 func TestChaos(t *testing.T) {
 	t.Parallel()
@@ -325,6 +325,7 @@ while (rounds == 0 || Sys.time() < end) {
 	stopifnot(identical(got, want))
 	rounds <- rounds + 1
 	cat(rounds, "rounds\n")
+	Sys.sleep(2.5)
 }
 cat("all identical\n")
 `, fmt.Sprintf("SECONDS=%.0f", lasts.Seconds()))
