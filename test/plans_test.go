@@ -1,0 +1,128 @@
+package test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/api"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
+)
+
+// has reports whether a package of the stack has something by that name.
+func (r *runtime) has(pkg, name string) bool {
+	r.t.Helper()
+	return strings.HasSuffix(r.R(`cat(exists("`+name+`", asNamespace("`+pkg+`")))`), "TRUE")
+}
+
+// Plans within plans, temporary plans, and the plan that R begins with.
+func TestWaysToPlan(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 3)
+	r.awaitWarm(3)
+	r.R(`
+library(future)
+stopifnot(nbrOfWorkers() == 1)
+ours <- tweak(cluster, manual = TRUE, quiet = TRUE)
+# A future of a plan within a plan runs in R processes of its worker's.
+plan(list(ours, tweak(multisession, workers = I(2))))
+inner <- value(future({ c(future::nbrOfWorkers(), length(unique(unlist(future::value(lapply(1:2, function(i) future::future({ Sys.sleep(0.5); Sys.getpid() }))))))) }))
+stopifnot(identical(as.integer(inner), c(2L, 2L)))
+plan(list(ours, sequential))
+stopifnot(identical(value(future(future::value(future::future(42)))), 42))
+# Given back within a function.
+f <- function() { old <- plan(ours); on.exit(plan(old)); c(nbrOfWorkers(), value(future(42))) }
+plan(sequential)
+stopifnot(identical(as.integer(f()), c(3L, 42L)), nbrOfWorkers() == 1)
+if (exists("with.FutureStrategyList", asNamespace("future"))) {
+	with(plan(ours), stopifnot(nbrOfWorkers() == 3, value(future(42)) == 42))
+	stopifnot(nbrOfWorkers() == 1)
+}
+`)
+	r.awaitWarm(3)
+	// It names a strategy, without arguments.
+	r.R(`
+library(future)
+plan(plan(), manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 3, value(future(42)) == 42)
+`, "R_FUTURE_PLAN=cluster")
+	r.awaitWarm(3)
+}
+
+// parallel's functions on a cluster of futures, of which a worker dies: that future runs
+// again.
+func TestClusterOfFutures(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t)
+	if !r.has("future", "makeClusterFuture") { // future >= 1.58
+		return
+	}
+	r.startAgent("pod-a", 2)
+	r.awaitWarm(2)
+	r.R(`
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE)
+cl <- makeClusterFuture()
+mark <- Sys.getenv("MARK")
+dies <- function(i, mark) {
+	if (i == 2 && !file.exists(mark)) {
+		file.create(mark)
+		tools::pskill(Sys.getpid(), tools::SIGKILL)
+	}
+	i^2
+}
+stopifnot(identical(unlist(parallel::parLapply(cl, 1:8, dies, mark)), (1:8)^2), file.exists(mark))
+`, "MARK="+filepath.Join(t.TempDir(), "mark"))
+	if got := r.metric("rendezvous_reruns_total"); got == "0" {
+		t.Error("no future ran again")
+	}
+}
+
+// An interrupt while R sends a large future to a worker that is slow to take it: R from 4.4 on
+// stops sending in the middle. The next future gets its value.
+func TestInterruptedSend(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t)
+	if r.R(`cat(getRversion() >= "4.4.0")`) == "FALSE" {
+		return
+	}
+	r.startAgent("pod-a", 1)
+	r.awaitWarm(1)
+	gate := filepath.Join(t.TempDir(), "gate")
+	s := r.startR(`
+library(future)
+options(future.globals.maxSize = Inf)
+plan(cluster, manual = TRUE, quiet = TRUE)
+big <- raw(4e8)
+cat("begins\n")
+r <- tryCatch({ f <- future(length(big)); "sent" }, interrupt = function(e) "interrupted")
+cat(r, "\n")
+while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.01)
+stopifnot(identical(value(future(42)), 42), identical(value(future(43)), 43))
+cat("goes on\n")
+`, "GATE="+gate)
+	s.awaitText("begins")
+	state := r.await("the worker to get data", func(s api.State) bool {
+		return len(s.Clusters) == 1 && len(s.Clusters[0].Nodes) == 1 && s.Clusters[0].Nodes[0].Activity.UpBytes > 1<<20
+	})
+	worker := state.Workers[0].PID
+	if err := syscall.Kill(worker, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	s.signal(syscall.SIGINT)
+	s.awaitText("interrupted")
+	if err := syscall.Kill(worker, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitText("goes on")
+	if code := s.wait(); code != 0 {
+		t.Errorf("R exited with %d", code)
+	}
+	r.await("a warm worker", func(s api.State) bool { return count(s, pool.Warm) == 1 })
+}
