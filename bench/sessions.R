@@ -28,6 +28,15 @@ for (n in c(8, 32)) {
   }
   row(sprintf("start of %d workers", n), "s", o, t, if (n == 8) "<= 0.25" else "<= 0.125")
 }
+# A plan's workers have future loaded when it is there.
+Sys.setenv(NSLOTS = 8)
+o <- t <- numeric()
+for (r in seq_len(rounds)) {
+  full(); o[r] <- elapsed(plan(cluster, manual = TRUE, quiet = TRUE)); plan(sequential)
+  full(); t[r] <- elapsed(plan(cluster, workers = 8)); plan(sequential)
+}
+Sys.unsetenv("NSLOTS")
+row("plan() of 8 workers", "s", o, t, "<= 0.1")
 full()
 a <- ours(1); b <- theirs(1)
 # Turns are short, so that both meet the same noise, and begin with a collection of
