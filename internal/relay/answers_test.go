@@ -52,7 +52,7 @@ func TestValidation(t *testing.T) {
 			s := start(t, &worker{}, nil)
 			sent := before(s)
 			s.asks(t, question, valid())
-			sent = s.runs(t, sent) // the worker was not asked
+			s.runs(t, sent) // the worker was not asked
 			s.ends(t, "killed")
 			for range 3 {
 				s.asks(t, question, valid())
