@@ -351,9 +351,10 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	}
 	s.conditions, s.deaths, s.denied, s.vacancy.inCall = 0, nil, nil, false
 	switch h := s.history; {
+	case h.ask != nil: // a question: nothing is missed of it
 	case h.reset:
 		h.since.spoilt = true
-	case s.calls > 1 || lost.reason != NoWorker || !s.vacancy.taken:
+	case s.calls > 1 || lost.reason != NoWorker: // else no worker has had it
 		h.setUp.spoilt = true
 	}
 	s.history.unsend()
