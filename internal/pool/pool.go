@@ -112,7 +112,8 @@ func New(config Config) *Pool {
 
 // Acquire takes a worker out of the pool, waiting for one until ctx ends, and reserves
 // it: its agent has just confirmed that it is there and untouched, or it is one that
-// another node of the tenant has set up as want says.
+// another node of the tenant has set up as want says. Such a one is returned also when ctx
+// ends at that moment: given back, it could only end.
 func (p *Pool) Acquire(ctx context.Context, want Want) (*Worker, error) {
 	for {
 		w, err := p.take(ctx, want)
@@ -152,7 +153,7 @@ func (p *Pool) take(ctx context.Context, want Want) (*Worker, error) {
 	switch {
 	case w.slot.holder != w:
 	case w.setUp != (SetUp{}):
-		time.AfterFunc(0, w.Release) // without the lock
+		return w, nil
 	default:
 		w.slot.finishUse()
 		p.offer(w.slot)

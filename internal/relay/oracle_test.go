@@ -154,6 +154,7 @@ func (o *oracle) lost(c *step, got []byte) bool {
 	switch {
 	case o.vague:
 		o.unsure = true
+	case c.kind.keeps() && !o.future && (c.kind != loading || !o.began): // nothing is missed of it
 	case o.done && !o.others && refused: // no worker has had it, and none has anything that is missed
 	case o.began:
 		o.loses = true
