@@ -28,7 +28,8 @@ func TestNetworkPolicy(t *testing.T) {
 	scheduler, foreign := address("-l component=scheduler"), address("foreign")
 	worker := n.workerPods()[0]
 	api := n.sh("kubectl get service kubernetes --namespace=default -o jsonpath='{.spec.clusterIP}'")
-	// A listener on R's ports, on all addresses, of a user who is not served.
+	// A listener on R's ports, on all addresses, which wants no worker. It does not accept, so that it has
+	// one for ten seconds, until the rendezvous is sure.
 	const listener = 11500
 	s := n.startR(fmt.Sprintf(`s <- serverSocket(%d); cat("listening\n"); repeat Sys.sleep(1)`, listener))
 	s.await("listening")
@@ -55,6 +56,7 @@ func TestNetworkPolicy(t *testing.T) {
 			t.Errorf("from %s, %s:%d is %s, want %s", c.from, c.host, c.port, got, c.want)
 		}
 	}
+	n.warm(3)
 	n.plan(3)
 
 	n.sh("helm upgrade --wait --reuse-values test " + filepath.Join(root(t), "charts/future") + " --set networkPolicy.enabled=false")
@@ -70,6 +72,7 @@ func TestNetworkPolicy(t *testing.T) {
 	if now := n.metric(`rendezvous_refused_connections_total{reason="tls"}`); now == refused {
 		t.Errorf("a connection without TLS was not refused: still %s", now)
 	}
+	n.warm(3)
 	n.plan(3)
 }
 

@@ -12,6 +12,7 @@ func TestOldest(t *testing.T) {
 	for name, test := range map[string]func(*testing.T){
 		"InstallAndPlan":        TestInstallAndPlan,
 		"DeletedWorkers":        TestDeletedWorkers,
+		"IdleWorkersLost":       TestIdleWorkersLost,
 		"WorkerContainerKilled": TestWorkerContainerKilled,
 		"SchedulerSideLostBusy": TestSchedulerSideLostBusy,
 		"FromZero":              TestFromZero,

@@ -145,6 +145,41 @@ func TestScalingWithQuota(t *testing.T) {
 	}
 }
 
+// TestQuotaBelowMax: a plan without a number has as many nodes as there may be pods, and computes on those
+// that the quota allows.
+func TestQuotaBelowMax(t *testing.T) {
+	t.Parallel()
+	n := newNamespace(t)
+	n.install(fromZero)
+	n.awaitNoWorkers()
+	n.sh("kubectl create quota few --hard=pods=4") // the scheduler, three workers
+	s := n.startR(`
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 6)
+pods <- NULL
+rounds <- 0
+while (length(unique(pods)) < 3 || !file.exists("/tmp/gate")) {
+	got <- future.apply::future_lapply(1:24, function(i) { Sys.sleep(1); list(i^2, Sys.info()[["nodename"]]) }, future.chunk.size = 1)
+	stopifnot(identical(vapply(got, "[[", 0, 1), (1:24)^2))
+	pods <- vapply(got, "[[", "", 2)
+	rounds <- rounds + 1
+	cat("round", rounds, "\n")
+}
+cat(paste0("pod=", unique(pods)), sep = "\n")
+`)
+	n.awaitCondition("PodsFail", "FailedCreate", "exceeded quota: few")
+	s.await("round 1 ")
+	n.open("/tmp/gate")
+	out := s.wait()
+	if names := pods(out); len(names) != 3 {
+		t.Errorf("the futures ran in %d pods, want 3:\n%s", len(names), out)
+	}
+	if n := n.metric("rendezvous_reruns_total"); n != "0" {
+		t.Errorf("%s futures ran again", n)
+	}
+}
+
 // TestScalingDeployment: somebody deletes the Deployment, scales it by hand, pauses it;
 // and a helm upgrade leaves the number as it is.
 func TestScalingDeployment(t *testing.T) {
