@@ -27,7 +27,7 @@ cat(class(tryCatch(value(f), error = identity))[1], "\n")
 cat("next", value(future(6 * 7)), "\n")
 await("/tmp/others")
 cat("others on", value(others), "\n")
-fail <- function(i) { begun("lapply"); if (i == 1) { Sys.sleep(5); stop("boom") } else Sys.sleep(3600) }
+fail <- function(i) { begun(paste0("lapply-", i)); if (i == 1) { Sys.sleep(5); stop("boom") } else Sys.sleep(3600) }
 cat("future_lapply:", tryCatch(suppressWarnings(future.apply::future_lapply(1:3, fail)), error = conditionMessage), "\n")
 await("/tmp/replaced")
 stopifnot(nbrOfWorkers() == 3)
@@ -73,14 +73,14 @@ cat("three more:", length(unique(future.apply::future_sapply(1:3, function(i) { 
 			t.Errorf("want %q:\n%s", want, out)
 		}
 	}
-	// Nothing ran again.
-	for file, want := range map[string]int{"/tmp/begun-cancelled": 1, "/tmp/begun-others": 1, "/tmp/begun-lapply": 3} {
+	// Nothing ran again. Those of future_lapply() may have ended before they began.
+	for _, file := range []string{"cancelled", "others", "lapply-1", "lapply-2", "lapply-3"} {
 		runs := 0
-		for _, text := range lines(file) {
+		for _, text := range lines("/tmp/begun-" + file) {
 			runs += strings.Count(text, "begun")
 		}
-		if runs != want {
-			t.Errorf("%s has %d lines, want %d", file, runs, want)
+		if runs > 1 {
+			t.Errorf("%s ran %d times", file, runs)
 		}
 	}
 	if reruns := n.metric("rendezvous_reruns_total"); reruns != "0" {
