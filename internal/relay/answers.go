@@ -2,13 +2,10 @@ package relay
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"sync"
-	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
-	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
 const (
@@ -102,78 +99,4 @@ func (a *attempt) learn(p []byte, done bool) {
 		s.recovery.Answers.learn(s.history.ask, bytes.Clone(a.lesson))
 	}
 	a.lesson = nil
-}
-
-// answersItself answers the question under way in a worker's place, if its answer is known.
-// That a node works is: its next future gets a worker. free says that no worker has been
-// sent a part of it. It reports whether it has answered.
-func (s *Session) answersItself(free bool) bool {
-	s.mu.Lock()
-	known := s.ownAnswer(free)
-	s.mu.Unlock()
-	if known == nil {
-		return false
-	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	if err := s.out.write(known); err != nil {
-		s.deafen()
-	}
-	return true
-}
-
-// ownAnswer takes the answer to the question under way, if it is known. Called with the
-// lock held.
-func (s *Session) ownAnswer(free bool) []byte {
-	h := s.history
-	if !s.asks() || s.activity.Opaque || s.midway || s.denied != nil {
-		return nil
-	}
-	var reply []byte
-	switch known := s.recovery.Answers.to(h.ask); {
-	case h.asked == facts.Validation && (free || s.current == nil):
-		reply = psock.AppendText(nil, facts.ValidationText, s.xdr)
-	case known != nil && s.current == nil:
-		reply, h.ask = known.bytes, known.call // one copy for all nodes
-	default:
-		return nil
-	}
-	h.answered(psock.Message{Success: true}, false)
-	s.calls, s.vacancy.inCall = 0, false
-	s.activity.Busy, s.activity.Since = false, time.Now()
-	s.activity.DownBytes += int64(len(reply))
-	s.observer.Bytes(Down, len(reply))
-	s.rest()
-	if h.done || s.recovery.Shared && !h.reset {
-		s.offer(false)
-	}
-	return reply
-}
-
-// acquire reserves a worker for the calls under way. It fails early when they are a question
-// whose answer becomes known meanwhile.
-func (s *Session) acquire(ctx context.Context) (Worker, error) {
-	if told := s.told(); told != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		go func() {
-			select {
-			case <-told:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
-	}
-	return s.recovery.Acquire(ctx, s.need())
-}
-
-// told is closed when the answer to the question under way is known; nil if it is not one.
-func (s *Session) told() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.recovery.Answers == nil || !s.asks() {
-		return nil
-	}
-	return s.recovery.Answers.told(s.history.ask)
 }

@@ -197,26 +197,6 @@ func (p *part) lose(err error) {
 	p.Reset()
 }
 
-// call tells what the message in progress, of which all is there, is for. The worker's
-// answer confirms a reset.
-func (h *history) call() facts.Call {
-	if h.flushed || h.dropped {
-		return facts.Unknown
-	}
-	return facts.Of(h.head)
-}
-
-// pose takes the message in progress, of which all is there, for a question or the loading
-// of a namespace, and reports whether it is one. There is none in the middle of a future.
-// Called with Session.mu held as well, while no other call is under way.
-func (h *history) pose(call facts.Call) bool {
-	if h.reset && !h.done || !call.Keeps() && (call != facts.Load || h.reset || len(h.loads) >= mostLoads) {
-		return false
-	}
-	h.ask, h.asked, h.head = h.head, call, nil
-	return true
-}
-
 // restart makes the message in progress, a reset, the first of the calls since.
 // Called with Session.mu held as well.
 func (h *history) restart() {
@@ -228,16 +208,6 @@ func (h *history) restart() {
 func (h *history) forget() {
 	h.since.Reset()
 	h.since.err, h.since.outcomes, h.since.spoilt = nil, nil, false
-}
-
-// overtake makes a question under way a call as any other: something is sent behind it, and
-// which of the two a lost worker has had is not known. Called with Session.mu held as well.
-func (h *history) overtake() {
-	if ask := h.ask; ask != nil {
-		h.ask = nil
-		h.keep(ask)
-		h.mark()
-	}
 }
 
 // sent notes that all of a call has been sent that is none of those that are told. Called
@@ -311,14 +281,6 @@ func (h *history) setUps(due int) []SetUp {
 		return []SetUp{h.before, h.sum}
 	}
 	return nil
-}
-
-// questions is how many of the calls due are no part of what is kept: one or none.
-func (h *history) questions() int {
-	if h.ask != nil {
-		return 1
-	}
-	return 0
 }
 
 // unsend forgets what no worker was sent. Called with Session.mu held as well.

@@ -174,23 +174,6 @@ func (s *Session) recoverable() *lostError {
 	return nil
 }
 
-// asks reports whether all that is under way is a question, or the loading of a namespace:
-// any worker can be asked again. Called with the lock held.
-func (s *Session) asks() bool { return s.history.ask != nil && s.calls == 1 && !s.partial }
-
-// renewable reports whether nothing is missed of the state that the lost worker had. Called
-// with the lock held.
-func (s *Session) renewable() bool {
-	h := s.history
-	switch {
-	case h.done:
-		return s.asks() && !h.foreign
-	case h.reset:
-		return true
-	}
-	return h.plain() && (s.asks() || !s.vacancy.inCall)
-}
-
 func (s *Session) explainDeaths(one string) string {
 	if len(s.deaths) == 1 {
 		return one

@@ -1,0 +1,138 @@
+package relay
+
+import (
+	"context"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/facts"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+)
+
+// call tells what the message in progress, of which all is there, is for. The worker's
+// answer confirms a reset.
+func (h *history) call() facts.Call {
+	if h.flushed || h.dropped {
+		return facts.Unknown
+	}
+	return facts.Of(h.head)
+}
+
+// pose takes the message in progress, of which all is there, for a question or the loading
+// of a namespace, and reports whether it is one. There is none in the middle of a future.
+// Called with Session.mu held as well, while no other call is under way.
+func (h *history) pose(call facts.Call) bool {
+	if h.reset && !h.done || !call.Keeps() && (call != facts.Load || h.reset || len(h.loads) >= mostLoads) {
+		return false
+	}
+	h.ask, h.asked, h.head = h.head, call, nil
+	return true
+}
+
+// overtake makes a question under way a call as any other: something is sent behind it, and
+// which of the two a lost worker has had is not known. Called with Session.mu held as well.
+func (h *history) overtake() {
+	if ask := h.ask; ask != nil {
+		h.ask = nil
+		h.keep(ask)
+		h.mark()
+	}
+}
+
+// questions is how many of the calls due are no part of what is kept: one or none.
+func (h *history) questions() int {
+	if h.ask != nil {
+		return 1
+	}
+	return 0
+}
+
+// asks reports whether all that is under way is a question, or the loading of a namespace:
+// any worker can be asked again. Called with the lock held.
+func (s *Session) asks() bool { return s.history.ask != nil && s.calls == 1 && !s.partial }
+
+// renewable reports whether nothing is missed of the state that the lost worker had. Called
+// with the lock held.
+func (s *Session) renewable() bool {
+	h := s.history
+	switch {
+	case h.done:
+		return s.asks() && !h.foreign
+	case h.reset:
+		return true
+	}
+	return h.plain() && (s.asks() || !s.vacancy.inCall)
+}
+
+// answersItself answers the question under way in a worker's place, if its answer is known.
+// That a node works is: its next future gets a worker. free says that no worker has been
+// sent a part of it. It reports whether it has answered.
+func (s *Session) answersItself(free bool) bool {
+	s.mu.Lock()
+	known := s.ownAnswer(free)
+	s.mu.Unlock()
+	if known == nil {
+		return false
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.out.write(known); err != nil {
+		s.deafen()
+	}
+	return true
+}
+
+// ownAnswer takes the answer to the question under way, if it is known. Called with the
+// lock held.
+func (s *Session) ownAnswer(free bool) []byte {
+	h := s.history
+	if !s.asks() || s.activity.Opaque || s.midway || s.denied != nil {
+		return nil
+	}
+	var reply []byte
+	switch known := s.recovery.Answers.to(h.ask); {
+	case h.asked == facts.Validation && (free || s.current == nil):
+		reply = psock.AppendText(nil, facts.ValidationText, s.xdr)
+	case known != nil && s.current == nil:
+		reply, h.ask = known.bytes, known.call // one copy for all nodes
+	default:
+		return nil
+	}
+	h.answered(psock.Message{Success: true}, false)
+	s.calls, s.vacancy.inCall = 0, false
+	s.activity.Busy, s.activity.Since = false, time.Now()
+	s.activity.DownBytes += int64(len(reply))
+	s.observer.Bytes(Down, len(reply))
+	s.rest()
+	if h.done || s.recovery.Shared && !h.reset {
+		s.offer(false)
+	}
+	return reply
+}
+
+// acquire reserves a worker for the calls under way. It fails early when they are a question
+// whose answer becomes known meanwhile.
+func (s *Session) acquire(ctx context.Context) (Worker, error) {
+	if told := s.told(); told != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			select {
+			case <-told:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return s.recovery.Acquire(ctx, s.need())
+}
+
+// told is closed when the answer to the question under way is known; nil if it is not one.
+func (s *Session) told() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.recovery.Answers == nil || !s.asks() {
+		return nil
+	}
+	return s.recovery.Answers.told(s.history.ask)
+}
