@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 
+	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
@@ -19,6 +20,9 @@ var headers = [][]byte{[]byte("B\n\x02\x00\x00\x00"), []byte("B\n\x03\x00\x00\x0
 // takes it for data and waits for more. R writes a call of this size at once, and nothing
 // behind it before it is answered.
 func leavesCall(p []byte) bool {
+	if !facts.EndsCall(p) {
+		return false
+	}
 	p = p[max(0, len(p)-lastCall):]
 	for _, header := range headers {
 		for end := len(p); end > 0; {

@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"testing"
 
@@ -13,7 +14,7 @@ import (
 // which the worker takes for data: it gets the end of the connection instead.
 func TestAbandonedCall(t *testing.T) {
 	large := call("EXEC", make([]byte, 1<<20))
-	for name, next := range map[string][]byte{"future asks": told(facts.Validation), "clusterCall": call("EXEC", []byte("x"))} {
+	for name, next := range map[string][]byte{"future asks": named(told(facts.Validation)), "clusterCall": named(call("EXEC", []byte("x")))} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, &worker{}, nil)
 			sent := s.runs(t, 0)
@@ -31,12 +32,12 @@ func TestAbandonedCall(t *testing.T) {
 
 // Data that holds a call is data.
 func TestCallWithinData(t *testing.T) {
-	inner := call("EXEC", []byte("x"))
+	inner := named(call("EXEC", []byte("x")))
 	s := start(t, &worker{}, nil)
 	for _, data := range [][]byte{
 		slices.Concat(make([]byte, 100<<10), inner, make([]byte, 100<<10)),
 		slices.Concat(make([]byte, 100<<10), inner[:len(inner)-1]),
-		slices.Concat(make([]byte, 100<<10), told(facts.Validation)),
+		slices.Concat(make([]byte, 100<<10), named(told(facts.Validation))),
 	} {
 		large := call("EXEC", data)
 		s.makes(t, s.worker.total(), large, value("kept"))
@@ -44,6 +45,26 @@ func TestCallWithinData(t *testing.T) {
 	if got := s.worker.await(t, 1); !bytes.Contains(got, inner) {
 		t.Error("the worker was not sent the data")
 	}
+}
+
+// named gives a call's list names, as R does.
+func named(call []byte) []byte {
+	const attr, pair, tag, symbol, str, char, null = 1 << 9, 2, 1 << 10, 1, 16, 9 | 1<<18, 254
+	b := slices.Clone(call)
+	binary.LittleEndian.PutUint32(b[14:], binary.LittleEndian.Uint32(b[14:])|attr)
+	words := func(words ...uint32) {
+		for _, word := range words {
+			b = binary.LittleEndian.AppendUint32(b, word)
+		}
+	}
+	words(pair|tag, symbol, char, 5)
+	b = append(b, "names"...)
+	words(str, 2, char, 4)
+	b = append(b, "type"...)
+	words(char, 3)
+	b = append(b, "tag"...)
+	words(null)
+	return b
 }
 
 // lost is how many calls are counted as lost for the reason.
