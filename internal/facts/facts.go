@@ -94,17 +94,18 @@ var All = []Fact{
 	fact(Reset, "future", []string{"1.31.0", "1.75.0"}, Limit, text(ResetText)),
 	// requestNode(): clusterCall(cl, identity, text): 439 bytes.
 	fact(Validation, "future", []string{"1.75.0"}, 1<<10, arguments(1, stringVector(ValidationText))),
-	// get_session_info() of parallelly, which is sent with its body: 1.6 KB. Its words were
-	// the same in all versions, in another order.
+	// get_session_info() of parallelly, a function in the namespace of utils, which is sent with
+	// its body: 1.6 KB. Its words were the same in all versions, in another order.
 	fact(Introduction, "parallelly", []string{"1.34.0", "1.47.0"}, 4<<10,
+		function(inNamespace("utils")), formal("pkgs", typeLogical, 1, 0),
 		text(".libPaths"), text("R.version"), text("os.type"), text(".Platform"), text("Sys.info"),
 		text("installed.packages"), text("getwd"), text("Sys.getpid")),
 	// .makeCluster(): clusterEvalQ(cl, parallelly::availableCores()): 1 KB.
 	fact(Cores, "future", []string{"1.75.0"}, 2<<10, text("enclos"), arguments(2, callOf("parallelly", "availableCores"))),
 	// .makeCluster(): clusterCall(cl, requireNamespace, "future", quietly = TRUE), with the body
-	// of base's function: 6 KB in R 4.2, 8 KB in R 4.6.
+	// of base's function: 6 KB in R 4.2, 8 KB in R 4.6. No other of base has these arguments.
 	fact(Load, "base", []string{"4.2.2", "4.6.1"}, Limit,
-		text("getRegisteredNamespace"), text("loadNamespace"), text("Loading required namespace: %s"), text("quietly")),
+		function(inBase, formal("package", missing), formal("...", missing), formal("quietly", typeLogical, 1, 0))),
 }
 
 // Of tells what a call is for, given all of its message. One that is longer than Limit is
@@ -149,14 +150,45 @@ func fact(call Call, from string, seen []string, limit int, words ...word) Fact 
 // R's types of objects in a serialized stream, and their flags (src/main/serialize.c).
 const (
 	typeSymbol, typePairlist, typeCall, typeChar = 1, 2, 6, 9
+	typeClosure, typeLogical                     = 3, 10
 	typeString, typeList, typeNull               = 16, 19, 254
+	missing, base, namespace                     = 251, 250, 249 // no default; where a function is from
 	ascii                                        = 1 << 18
 	hasAttributes                                = 1 << 9
+	hasTag                                       = 1 << 10
 )
 
 // text is a name or a string, wherever it stands.
 func text(s string) word {
 	return func(b []byte, _ binary.AppendByteOrder) []byte { return append(b, s...) }
+}
+
+// function is how the data of a call begins, list(fun, args, return, tag): with a function of
+// this environment, and these arguments first.
+func function(parts ...word) word {
+	return func(b []byte, order binary.AppendByteOrder) []byte {
+		b = numbers(b, order, typeList|hasAttributes, 4, typeClosure|hasTag)
+		for _, part := range parts {
+			b = part(b, order)
+		}
+		return b
+	}
+}
+
+func inBase(b []byte, order binary.AppendByteOrder) []byte { return numbers(b, order, base) }
+
+// inNamespace is the beginning of a reference to one, which the package's version follows.
+func inNamespace(name string) word {
+	return func(b []byte, order binary.AppendByteOrder) []byte {
+		return char(numbers(b, order, namespace, 0, 2), order, name)
+	}
+}
+
+// formal is an argument of a function, with its default.
+func formal(name string, value ...uint32) word {
+	return func(b []byte, order binary.AppendByteOrder) []byte {
+		return numbers(char(numbers(b, order, typePairlist|hasTag, typeSymbol), order, name), order, value...)
+	}
 }
 
 // arguments is the beginning of a call's list of n arguments: its first one. With two or

@@ -32,7 +32,7 @@ func TestInstalled(t *testing.T) {
 		"reset": facts.Reset, "introduction": facts.Introduction, "load": facts.Load,
 		"validation": facts.Validation, "cores": facts.Cores,
 		// What looks like them, and may do anything.
-		"cores-kept": facts.Unknown, "user-load": facts.Unknown, "validation-aside": facts.Unknown, "user-info": facts.Unknown,
+		"cores-kept": facts.Unknown, "user-load": facts.Unknown, "load-passed": facts.Unknown, "load-applied": facts.Unknown, "validation-aside": facts.Unknown, "user-info": facts.Unknown,
 	}
 	for name, want := range calls {
 		for _, class := range []string{"SOCK0node", "SOCKnode"} {

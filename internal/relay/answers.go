@@ -85,7 +85,7 @@ func (a *Answers) told(call []byte) <-chan struct{} {
 // them, for other nodes as well. Called with the lock held, before the answer is noted.
 func (a *attempt) learn(p []byte, done bool) {
 	s := a.session
-	if s.recovery.Answers == nil || s.history.ask == nil || s.history.asked == facts.Validation {
+	if s.answers() == nil || s.history.ask == nil || s.history.asked == facts.Validation {
 		return
 	}
 	if len(a.lesson)+len(p) <= answerLimit {
@@ -96,7 +96,7 @@ func (a *attempt) learn(p []byte, done bool) {
 	}
 	m := a.down.Message()
 	if m.Final && m.Success && m.Bytes == int64(len(a.lesson)) {
-		s.recovery.Answers.learn(s.history.ask, bytes.Clone(a.lesson))
+		s.answers().learn(s.history.ask, bytes.Clone(a.lesson))
 	}
 	a.lesson = nil
 }

@@ -136,6 +136,9 @@ func (s *Session) answered(m psock.Message) {
 	if s.calls == 0 {
 		return
 	}
+	if s.history.ask != nil {
+		s.deaths = nil
+	}
 	s.history.answered(m, s.calls > 1)
 	s.callDone(m.Success)
 	s.spare = s.calls == 0 && (s.history.done || s.recovery.Shared && !s.history.reset)

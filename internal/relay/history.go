@@ -188,6 +188,9 @@ func (h *history) drop() {
 	if h.dropped {
 		return
 	}
+	if !h.flushed {
+		h.launches = facts.TakesLaunchErrors(h.head)
+	}
 	h.dropped, h.flushed, h.head = true, false, nil
 	h.unsend()
 }
@@ -221,7 +224,7 @@ func (h *history) sent() { h.foreign = h.foreign || h.done }
 // with Session.mu held.
 func (h *history) answered(m psock.Message, more bool) {
 	if h.ask != nil {
-		if h.asked == facts.Load && m.Success {
+		if h.asked == facts.Load && m.Success && !h.loaded(h.ask) {
 			h.loads = append(h.loads, h.ask)
 		}
 		h.ask = nil

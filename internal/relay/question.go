@@ -1,7 +1,9 @@
 package relay
 
 import (
+	"bytes"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
@@ -21,11 +23,22 @@ func (h *history) call() facts.Call {
 // of a namespace, and reports whether it is one. There is none in the middle of a future.
 // Called with Session.mu held as well, while no other call is under way.
 func (h *history) pose(call facts.Call) bool {
-	if h.reset && !h.done || !call.Keeps() && (call != facts.Load || h.reset || len(h.loads) >= mostLoads) {
+	switch {
+	case h.reset && !h.done && !h.since.spoilt: // in the middle of a future
+		return false
+	case call.Keeps():
+	case call == facts.Load && h.plain() && (len(h.loads) < mostLoads || h.loaded(h.head)):
+	default:
 		return false
 	}
 	h.ask, h.asked, h.head = h.head, call, nil
+	h.launches = false
 	return true
+}
+
+// loaded reports whether call has loaded a namespace already. Called with Session.mu held.
+func (h *history) loaded(call []byte) bool {
+	return slices.ContainsFunc(h.loads, func(load []byte) bool { return bytes.Equal(load, call) })
 }
 
 // overtake makes a question under way a call as any other: something is sent behind it, and
@@ -78,6 +91,11 @@ func (s *Session) answersItself(free bool) bool {
 	if err := s.out.write(known); err != nil {
 		s.deafen()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.current; a != nil && a.draining && !s.activity.Busy {
+		a.goodbye()
+	}
 	return true
 }
 
@@ -89,7 +107,9 @@ func (s *Session) ownAnswer(free bool) []byte {
 		return nil
 	}
 	var reply []byte
-	switch known := s.recovery.Answers.to(h.ask); {
+	switch known := s.answers().to(h.ask); {
+	case h.asked == facts.Validation && s.current == nil && (h.setUp.spoilt || h.setUp.err != nil):
+		return nil // it gets no worker any more: future makes it again
 	case h.asked == facts.Validation && (free || s.current == nil):
 		reply = psock.AppendText(nil, facts.ValidationText, s.xdr)
 	case known != nil && s.current == nil:
@@ -98,7 +118,7 @@ func (s *Session) ownAnswer(free bool) []byte {
 		return nil
 	}
 	h.answered(psock.Message{Success: true}, false)
-	s.calls, s.vacancy.inCall = 0, false
+	s.calls, s.deaths, s.vacancy.inCall = 0, nil, false
 	s.activity.Busy, s.activity.Since = false, time.Now()
 	s.activity.DownBytes += int64(len(reply))
 	s.observer.Bytes(Down, len(reply))
@@ -127,12 +147,21 @@ func (s *Session) acquire(ctx context.Context) (Worker, error) {
 	return s.recovery.Acquire(ctx, s.need())
 }
 
+// answers are what may answer a question of this node: one whose worker is as a fresh one.
+// Called with the lock held.
+func (s *Session) answers() *Answers {
+	if !s.history.plain() {
+		return nil
+	}
+	return s.recovery.Answers
+}
+
 // told is closed when the answer to the question under way is known; nil if it is not one.
 func (s *Session) told() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.recovery.Answers == nil || !s.asks() {
+	if s.answers() == nil || !s.asks() {
 		return nil
 	}
-	return s.recovery.Answers.told(s.history.ask)
+	return s.answers().told(s.history.ask)
 }

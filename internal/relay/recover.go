@@ -164,7 +164,7 @@ func (s *Session) recoverable() *lostError {
 		return &lostError{NoReset, text}
 	case s.runsOnce() && !s.asks() && (s.vacancy.inCall || len(h.since.outcomes) > 0):
 		return &lostError{Attempts, text}
-	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts:
+	case len(s.deaths) > 0 && len(s.deaths) >= s.recovery.Attempts && !(s.asks() && len(s.deaths) < 3):
 		return &lostError{Attempts, s.explainDeaths(text)}
 	case h.setUp.spoilt || h.since.spoilt:
 		return &lostError{NotKept, text}
@@ -196,6 +196,10 @@ func (s *Session) resume(ctx context.Context) *lostError {
 		s.mu.Lock()
 		lost, was := s.recoverable(), s.vacancy
 		s.mu.Unlock()
+		if lost == nil && errors.Is(err, context.Canceled) && ctx.Err() == nil {
+			s.sending.Unlock()
+			continue // the answer came to be known, but the session has sent more
+		}
 		if lost == nil && err != nil {
 			lost = &lostError{NoWorker, err.Error()}
 			if was.worker != "" {

@@ -28,6 +28,8 @@ call("load", requireNamespace, "future", quietly = TRUE)
 
 call("cores-kept", eval, quote(n <- parallelly::availableCores()), envir = .GlobalEnv)
 call("user-load", function(p) { assign("loaded", TRUE, globalenv()); requireNamespace(p, quietly = TRUE) }, "future")
+call("load-passed", function(f) { assign("x", runif(1), globalenv()); f("stats") }, requireNamespace)
+call("load-applied", lapply, c("stats", "utils"), requireNamespace)
 call("validation-aside", identity, c(text, "and more"))
 call("user-info", function() list(Sys.info(), Sys.getpid(), .libPaths(), .Platform$OS.type))
 
