@@ -158,3 +158,25 @@ for (share in c(FALSE, TRUE)) {
 done()
 `, packageEnv(t)))
 }
+
+// A cluster of R processes that the session starts itself stays that: a node that is made
+// again, as after future::cancel(), is no worker of the pool.
+func TestLocalClusterIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t)
+	if !r.has("parallelly", "cloneNode") {
+		return
+	}
+	r.startAgentElsewhere("pod-0", 2)
+	r.awaitWarm(2)
+	r.R(`
+cl <- parallelly::makeClusterPSOCK(2)
+here <- Sys.info()[["nodename"]]
+for (i in 1:3) {
+	stopifnot(isTRUE(parallelly::killNode(cl[[1]])))
+	cl[[1]] <- parallelly::cloneNode(cl[[1]])
+	stopifnot(identical(unlist(parallel::clusterCall(cl, function() Sys.info()[["nodename"]])), c(here, here)))
+}
+`)
+	r.awaitWarm(2)
+}

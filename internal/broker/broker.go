@@ -88,6 +88,7 @@ type Broker struct {
 	mu       sync.Mutex
 	clusters map[*cluster]bool
 	latest   map[place]*cluster // the one that began last
+	own      map[place]bool     // where a cluster has listened that starts its own workers, and none of ours since
 	nextID   int
 	plans    []plan // for clusters that have not begun
 	blind    error  // why sessions are not seen at present
@@ -97,7 +98,7 @@ type Broker struct {
 func New(config Config) *Broker {
 	b := &Broker{
 		config: config, served: make(map[uint32]bool),
-		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster),
+		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster), own: make(map[place]bool),
 	}
 	for _, uid := range config.UIDs {
 		b.served[uid] = true

@@ -190,6 +190,7 @@ func (b *Broker) start(c *cluster) {
 		return
 	}
 	close(c.ready)
+	delete(b.own, c.place)
 	b.config.Pool.Complete(c.tenant)
 	b.config.Metrics.clusters.Inc()
 	b.config.Log.Info("cluster ready", zap.Int("cluster", c.id), zap.Uint16("port", c.port), zap.Uint32("uid", c.uid),

@@ -20,6 +20,10 @@ const (
 	// acceptLimit is how long it may take to accept the connection: R does at once, but
 	// its machine may be short of processors.
 	acceptLimit = 10 * time.Second
+	// ownPatience is how long a listener is left alone on a port whose cluster starts its own
+	// workers: parallelly makes one of its nodes again by listening for a new process, which
+	// takes R's start.
+	ownPatience = 10 * time.Second
 )
 
 // first is what was read first from a session: frame holds relay.Headroom bytes
@@ -126,4 +130,32 @@ func (n *node) abandoned() bool {
 	}
 	_, err := n.broker.config.PeerUID(n.client.LocalAddr(), n.client.RemoteAddr())
 	return errors.Is(err, sockdiag.ErrNotFound)
+}
+
+// rememberOwn notes that a cluster that starts its own workers listens there.
+func (b *Broker) rememberOwn(where place) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.own[where] = true
+}
+
+// startsItsOwn reports whether the first node of c, which nobody has announced, listens where
+// a cluster did that starts its own workers.
+func (b *Broker) startsItsOwn(c *cluster) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.own[c.place] && c.plan == nil && c.lease == nil && len(c.nodes) == 1
+}
+
+// outlasts reports whether the listener listens for so long.
+func (n *node) outlasts(ctx context.Context, long time.Duration) bool {
+	limit := time.NewTimer(long)
+	defer limit.Stop()
+	select {
+	case <-limit.C:
+		return true
+	case <-n.demand.gone:
+	case <-ctx.Done():
+	}
+	return false
 }

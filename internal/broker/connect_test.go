@@ -48,6 +48,28 @@ func TestForeignListeners(t *testing.T) {
 	}
 }
 
+// A cluster that starts its own workers may make one of its nodes again: it is left alone.
+func TestNodeOfALocalCluster(t *testing.T) {
+	s := start(t, patience)
+	s.agent("a")
+	first := s.listen(0, uid)
+	conn := first.accept()
+	if _, err := io.WriteString(conn, exec); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("its cluster to be known", func() bool { return s.metric("rendezvous_foreign_listeners_total", "own_workers") == 1 })
+	first.unlist()
+	first.listener.Close()
+	again := s.listen(first.port, uid)
+	echo(t, s.listen(0, uid).connect(), exec)
+	if err := again.listener.SetDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := again.listener.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the node was connected to: %v", err)
+	}
+}
+
 // A listener that is no R session is told from one although there is no worker,
 // and a cluster that starts its own workers is not answered.
 func TestForeignListenersWithoutAWorker(t *testing.T) {

@@ -41,6 +41,9 @@ func (b *Broker) serve(ctx context.Context, d *demand) {
 	defer b.leave(n)
 	log := b.config.Log.With(zap.Int("cluster", n.cluster.id), zap.Uint16("port", d.Port))
 
+	if b.startsItsOwn(n.cluster) && !n.outlasts(ctx, ownPatience) {
+		return
+	}
 	open := n.open
 	if n.cluster.shared {
 		open = n.openShared
@@ -61,6 +64,9 @@ func (b *Broker) serve(ctx context.Context, d *demand) {
 	}
 	if errors.As(err, &foreign) {
 		b.config.Metrics.foreign[string(foreign)].Inc()
+		if foreign == ownWorkers {
+			b.rememberOwn(n.cluster.place)
+		}
 		log.Info("listener wants no worker", zap.String("reason", string(foreign)), zap.Uint32("uid", d.UID))
 	}
 	n.drop()

@@ -133,6 +133,11 @@ func (o *oracle) ran(c *step) {
 	}
 }
 
+// plain reports whether the node's worker is as a fresh one, but for namespaces.
+func (o *oracle) plain() bool {
+	return !o.began && !slices.ContainsFunc(o.early, func(c *step) bool { return !c.kind.keeps() })
+}
+
 // lost reports whether got is an error in the place of c's answer.
 func (o *oracle) lost(c *step, got []byte) bool {
 	x := o.trial
@@ -154,7 +159,7 @@ func (o *oracle) lost(c *step, got []byte) bool {
 	switch {
 	case o.vague:
 		o.unsure = true
-	case c.kind.keeps() && !o.future && (c.kind != loading || !o.began): // nothing is missed of it
+	case c.kind.keeps() && !o.future && (c.kind != loading || o.plain()): // nothing is missed of it
 	case o.done && !o.others && refused: // no worker has had it, and none has anything that is missed
 	case o.began:
 		o.loses = true
