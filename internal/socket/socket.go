@@ -26,7 +26,8 @@ import (
 // everything else is net.TCPConn's, deadlines included.
 type Conn struct {
 	*net.TCPConn
-	raw syscall.RawConn
+	raw   syscall.RawConn
+	quick bool // see AckAtOnce
 
 	// The call under way. The functions are kept because a closure made for each
 	// call is an allocation.
@@ -48,6 +49,12 @@ func New(conn *net.TCPConn) (*Conn, error) {
 	c.tryFn = func(fd uintptr) { c.tryWrite(fd) }
 	return c, nil
 }
+
+// AckAtOnce has what is read acknowledged at once. The kernel waits up to 40 ms for an answer
+// to send the acknowledgement with, and a peer that has Nagle's algorithm on, as R's end of a
+// node has, sends the rest of a message in two pieces only then. It is called before the first
+// Read.
+func (c *Conn) AckAtOnce() { c.quick = true }
 
 // Read is io.Reader's.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -71,6 +78,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 // tryRead reports false when there is nothing to read yet.
 func (c *Conn) tryRead(fd uintptr) bool {
 	c.read, c.inErr = transfer(syscall.SYS_READ, fd, c.in)
+	if c.quick && c.read > 0 && c.read <= small {
+		acknowledge(fd)
+	}
 	return c.inErr != syscall.EAGAIN
 }
 
@@ -197,4 +207,16 @@ func transfer(call, fd uintptr, p []byte) (int, syscall.Errno) {
 		}
 		return int(n), 0
 	}
+}
+
+// small is a read behind which more may be held back; the kernel acknowledges bulk data as it
+// comes.
+const small = 32 << 10
+
+var one int32 = 1
+
+// acknowledge sends the acknowledgement that is due (tcp(7), TCP_QUICKACK). It fails for no
+// reason that the next read does not show.
+func acknowledge(fd uintptr) {
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, fd, syscall.IPPROTO_TCP, unix.TCP_QUICKACK, uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one), 0)
 }
