@@ -114,9 +114,12 @@ func (c Command) Args() []string {
 }
 
 // preload returns the R expression that loads packages' namespaces. It leaves no
-// variable behind, and requireNamespace() turns an error into FALSE.
+// variable behind, and requireNamespace() turns an error into FALSE. Where that loads
+// parallelly, as future does, the cores are counted: future has each new worker do so,
+// which takes 40 ms the first time and 4 ms from then on (parallelly 1.47).
 func preload(packages []string) string {
-	return `invisible(suppressWarnings(suppressMessages(lapply(c("` + strings.Join(packages, `", "`) + `"), requireNamespace, quietly = TRUE))))`
+	return `invisible(suppressWarnings(suppressMessages({lapply(c("` + strings.Join(packages, `", "`) + `"), requireNamespace, quietly = TRUE); ` +
+		`if (isNamespaceLoaded("parallelly")) tryCatch(parallelly::availableCores(), error = function(e) NULL)})))`
 }
 
 // shellProof returns an R expression that gets past R's front end. That is a

@@ -117,7 +117,8 @@ func TestCommandDefaults(t *testing.T) {
 	argv := Command{Preload: []string{"future", "data.table"}, Startup: []string{"1"}}.Args()
 	if diff := cmp.Diff([]string{
 		"-e", "invisible({1})",
-		"-e", `invisible(suppressWarnings(suppressMessages(lapply(c("future", "data.table"), requireNamespace, quietly = TRUE))))`,
+		"-e", `invisible(suppressWarnings(suppressMessages({lapply(c("future", "data.table"), requireNamespace, quietly = TRUE); ` +
+			`if (isNamespaceLoaded("parallelly")) tryCatch(parallelly::availableCores(), error = function(e) NULL)})))`,
 		"-e", workLoop,
 	}, argv[4:10]); diff != "" {
 		t.Error(diff)
