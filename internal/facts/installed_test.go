@@ -43,7 +43,7 @@ func TestInstalled(t *testing.T) {
 				}
 				var scanner psock.Scanner
 				if n, done := scanner.Scan(message); !done || n != len(message) || scanner.Message().Kind != psock.KindExec {
-					t.Fatalf("%d bytes are no whole call: %+v", len(message), scanner.Message())
+					t.Fatalf("%d bytes are not one whole call: %+v", len(message), scanner.Message())
 				}
 				if !facts.EndsCall(message) || facts.EndsCall(message[:len(message)-1]) {
 					t.Errorf("a call ends with %q", message[len(message)-8:])

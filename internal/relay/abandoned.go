@@ -41,10 +41,10 @@ func leavesCall(p []byte) bool {
 }
 
 // abandons reports whether the session has left the call that it was sending, p being what
-// came last and all that there is. The connection is of no use then: R gets an error, from
+// came last. The connection is of no use then: R gets an error, from
 // which future makes the node again. Called with sending held.
 func (s *Session) abandons(p []byte) bool {
-	if len(p) >= bulkBuffer || !s.up.InMessage() || s.up.Opaque() != nil || !leavesCall(p) {
+	if !s.up.InMessage() || s.up.Opaque() != nil || !leavesCall(p) {
 		return false
 	}
 	s.observer.Lost(NotFollowed, "R has left a call in its middle, as after an interrupt, and made another one")

@@ -17,7 +17,7 @@ func TestAbandonedCall(t *testing.T) {
 	for name, next := range map[string][]byte{"future asks": named(told(facts.Validation)), "clusterCall": named(call("EXEC", []byte("x")))} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, &worker{}, nil)
-			sent := s.runs(t, 0)
+			sent := s.done(t, 0)
 			s.write(t, large[:700<<10])
 			s.worker.await(t, sent+700<<10)
 			s.write(t, next)

@@ -23,20 +23,6 @@ func (s *session) asks(t *testing.T, question, want []byte) {
 	}
 }
 
-// runs has the session run a future, of which the worker has been sent n bytes before.
-func (s *session) runs(t *testing.T, n int) (sent int) {
-	t.Helper()
-	last := call("EXEC", []byte("compute"))
-	for _, c := range [][2][]byte{{reset(), confirmed()}, {last, result()}} {
-		s.write(t, c[0])
-		n += len(c[0])
-		s.worker.await(t, n)
-		s.Data(c[1])
-		s.read(t, len(c[1]))
-	}
-	return n
-}
-
 // A node is valid whatever has become of its worker: its next future gets another. Before
 // and after its first future, with state on the lost worker and without, however the
 // question arrives.
@@ -45,14 +31,14 @@ func TestValidation(t *testing.T) {
 	for name, before := range map[string]func(s *session) int{
 		"untouched":  func(*session) int { return 0 },
 		"set up":     func(s *session) int { return s.makes(t, 0, call("EXEC", []byte("x <- 1")), value("set")) },
-		"futures":    func(s *session) int { return s.runs(t, 0) },
-		"with state": func(s *session) int { return s.makes(t, s.runs(t, 0), call("EXEC", []byte("x <<- 1")), value("set")) },
+		"futures":    func(s *session) int { return s.done(t, 0) },
+		"with state": func(s *session) int { return s.makes(t, s.done(t, 0), call("EXEC", []byte("x <<- 1")), value("set")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, &worker{}, nil)
 			sent := before(s)
 			s.asks(t, question, valid())
-			s.runs(t, sent) // the worker was not asked
+			s.done(t, sent) // the worker was not asked
 			s.ends(t, "killed")
 			for range 3 {
 				s.asks(t, question, valid())
@@ -85,7 +71,7 @@ func (s *session) makes(t *testing.T, n int, call, answer []byte) (sent int) {
 func TestValidationInPieces(t *testing.T) {
 	question := told(facts.Validation)
 	s := start(t, &worker{}, nil)
-	sent := s.runs(t, 0)
+	sent := s.done(t, 0)
 	s.write(t, question[:10])
 	s.worker.await(t, sent+10)
 	s.write(t, question[10:])
@@ -111,7 +97,7 @@ func TestValidationInPieces(t *testing.T) {
 // worker may go.
 func TestQuestionBetweenFutures(t *testing.T) {
 	s := start(t, &worker{}, nil)
-	sent := s.runs(t, 0)
+	sent := s.done(t, 0)
 	receive(t, s.worker.offers, "the worker to be offered")
 	sent = s.makes(t, sent, introduction(), value("me"))
 	receive(t, s.worker.offers, "the worker to be offered again")
@@ -203,7 +189,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// An error is no answer that others are given, and neither is what is too long.
+// Others are not given an error, nor an answer that is too long.
 func TestNoAnswer(t *testing.T) {
 	for _, no := range [][]byte{psock.AppendError(nil, "no", false), value(string(make([]byte, 20<<10)))} {
 		answers := relay.NewAnswers()

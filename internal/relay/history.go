@@ -45,8 +45,8 @@ var (
 // calls before the session's first reset, and those from its last reset on, with the
 // message that is being sent. Its bytes are guarded by Session.sending.
 //
-// Questions, calls that leave the worker as it was, are no part of that, nor is the loading
-// of a namespace, but that a fresh worker does it first.
+// It does not hold questions, which leave the worker as it was. It keeps the loading of
+// namespaces apart: a fresh worker does that first.
 type history struct {
 	// ask is a question under way, or the loading of a namespace, when nothing else is;
 	// asked says which. Guarded by Session.mu as well.

@@ -51,7 +51,7 @@ func (h *history) overtake() {
 	}
 }
 
-// questions is how many of the calls due are no part of what is kept: one or none.
+// questions counts the calls due that are not kept with the others: one or none.
 func (h *history) questions() int {
 	if h.ask != nil {
 		return 1

@@ -176,7 +176,7 @@ func (s *Session) messageSent(m psock.Message, last bool) {
 			s.history.restart()
 			s.deaths, s.reruns = nil, 0
 		case last && s.history.pose(call):
-			return // it is no part of what comes next
+			return // it is kept apart
 		default:
 			s.history.sent()
 		}
