@@ -57,7 +57,7 @@ func TestPlansInARow(t *testing.T) {
 	r := startRendezvous(t)
 	agent := r.startAgent("pod-a", 3)
 	r.awaitWarm(3)
-	r.R(`
+	s := r.startR(`
 library(future)
 for (i in 1:20) {
   plan(cluster, manual = TRUE, quiet = TRUE)
@@ -71,8 +71,15 @@ for (i in 1:20) {
   }))
   stopifnot(length(unique(unlist(value(f)))) == 3)
   if (i %% 3 == 0) plan(sequential)
+  cat("round", i, "is over\n")
 }
 `)
+	for i := range 20 { // one by one: all of them take minutes on a machine that is busy
+		s.awaitText(fmt.Sprintf("round %d is over", i+1))
+	}
+	if code := s.wait(); code != 0 {
+		t.Fatalf("R exited with %d:\n%s", code, s.text())
+	}
 	r.awaitWarm(3)
 	r.await("no cluster left", func(s api.State) bool { return len(s.Clusters) == 0 })
 	eventually(t, "three R processes and no more", func() bool { return len(children(t, agent.cmd.Process.Pid)) == 3 })
