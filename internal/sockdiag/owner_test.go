@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/socket/sockettest"
 )
 
 // helper starts this test binary as user 65534 and returns once it has its
@@ -37,11 +39,10 @@ func helper(t *testing.T, variable, value string) {
 }
 
 func TestListenerOfAnotherUser(t *testing.T) {
-	free := listen(t, "tcp4", "0.0.0.0:0")
-	free.Close()
-	helper(t, "SOCKDIAG_TEST_LISTEN", free.Addr().String())
+	port := sockettest.Port(t)
+	helper(t, "SOCKDIAG_TEST_LISTEN", fmt.Sprintf("0.0.0.0:%d", port))
 	backends(t, anyPort, func(t *testing.T, p *Prober) {
-		if got := find(t, p, portOf(free)); len(got) != 1 || got[0].UID != 65534 {
+		if got := find(t, p, uint16(port)); len(got) != 1 || got[0].UID != 65534 {
 			t.Errorf("%+v, want one of user 65534", got)
 		}
 	})

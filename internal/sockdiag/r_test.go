@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/socket/sockettest"
 )
 
 // What R opens must be what this package reports, in a table of the two ways in
@@ -20,9 +22,7 @@ func TestRealRListens(t *testing.T) {
 		"serverSocket":     `s <- serverSocket(PORT); con <- socketAccept(s, blocking = TRUE, open = "a+b", timeout = 20)`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			free := listen(t, "tcp4", "0.0.0.0:0")
-			port := portOf(free)
-			free.Close()
+			port := uint16(sockettest.Port(t))
 			code := strings.ReplaceAll(code, "PORT", fmt.Sprint(port)) + `; writeLines("met", con); close(con)`
 			cmd := exec.CommandContext(t.Context(), "Rscript", "--vanilla", "-e", code)
 			if err := cmd.Start(); err != nil {

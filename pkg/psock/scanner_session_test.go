@@ -9,10 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/socket/sockettest"
 )
 
 // tap copies one direction of a connection and follows it.
@@ -142,8 +145,7 @@ func tapSession(t *testing.T, xdr bool) (up, down *tap) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	listener, workerPort := listenLoopback(t)
-	free, sessionPort := listenLoopback(t)
-	_ = free.Close() // the session listens there itself
+	sessionPort := strconv.Itoa(sockettest.Port(t)) // the session listens there itself
 	flag := strings.ToUpper(fmt.Sprint(xdr))
 
 	var out bytes.Buffer
