@@ -133,8 +133,8 @@ func (m *memory) conditions(v view, d decision) (all []Condition) {
 func (m *memory) podsFail(v view) (reason, message string) {
 	missing := missing(v.pods)
 	switch {
-	case v.deployment.Failure != "":
-		return v.deployment.Failure, v.deployment.FailureMessage
+	case m.failure.reason != "":
+		return m.failure.reason, m.failure.message
 	case v.now.Before(m.rest):
 		return notDeleted, fmt.Sprintf("pods were to be deleted and were not, within %s: does the controller manager run?", leaveLimit)
 	case m.short.lasts(v.now) > m.config.Start:
@@ -143,6 +143,19 @@ func (m *memory) podsFail(v view) (reason, message string) {
 		return "CannotStart", "no pod that is missing can start" + named(missing, 1)
 	}
 	return "", ""
+}
+
+// failedPods is why pods could not be made or deleted, when that was last tried. The
+// controller of a ReplicaSet takes its condition back each time that it looks without
+// trying (seen in Kubernetes 1.34): nobody should take that for a recovery.
+type failedPods struct{ reason, message string }
+
+// after is what holds once the Deployment was read again.
+func (f failedPods) after(read Deployment) failedPods {
+	if read.Failure != "" || read.Pods >= read.Replicas {
+		return failedPods{read.Failure, read.FailureMessage}
+	}
+	return f
 }
 
 // missing are the pods that are not ready and are to stay, in the order of their names.

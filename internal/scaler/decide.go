@@ -85,6 +85,7 @@ type memory struct {
 	marked   map[string]mark      // pods that have a mark, or may have
 	rest     time.Time            // until when nothing shrinks
 	short    shortage
+	failure  failedPods
 }
 
 // mark is that of one pod.
@@ -167,6 +168,7 @@ func (m *memory) meet(v view) {
 	default:
 		m.changed(v.now, now.Replicas)
 	}
+	m.failure = m.failure.after(now)
 	m.sent, m.fewest = -1, m.config.bounded(v.wanted)
 	if !now.settled() {
 		m.settled = time.Time{}

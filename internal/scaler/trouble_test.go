@@ -191,9 +191,12 @@ func TestQuota(t *testing.T) {
 	w := newWorld(t, standard())
 	w.quota, w.wanted = 2, 6
 	w.run(10 * time.Second)
-	w.expect("two of six", 6, 2)
-	if got := w.condition(PodsFail); got != "FailedCreate: exceeded quota: q" {
-		t.Error(got)
+	for range 10 {
+		w.run(time.Second)
+		w.expect("two of six", 6, 2)
+		if got := w.condition(PodsFail); got != "FailedCreate: exceeded quota: q" {
+			t.Errorf("%s: %q", w.now.Sub(start), got)
+		}
 	}
 	if starting, text := w.scaler.Starting("default"); starting || text != "2 of 6 pods run; FailedCreate: exceeded quota: q" {
 		t.Error(starting, text)
@@ -205,6 +208,18 @@ func TestQuota(t *testing.T) {
 	if w.calls["patch"] != 0 {
 		t.Errorf("%d marks", w.calls["patch"])
 	}
+	if got := w.condition(PodsFail); got != "" {
+		t.Error(got)
+	}
+	// When more are allowed, it is over once they are there.
+	w.wanted = 6
+	w.run(10 * time.Second)
+	if got := w.condition(PodsFail); got == "" {
+		t.Error("no condition")
+	}
+	w.quota = 6
+	w.run(10 * time.Second)
+	w.expect("six of six", 6, 6)
 	if got := w.condition(PodsFail); got != "" {
 		t.Error(got)
 	}

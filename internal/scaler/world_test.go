@@ -127,7 +127,9 @@ func (w *world) Deployment(_ context.Context, name string) (Deployment, error) {
 		}
 	}
 	d.Updated = d.Pods
-	if w.quota > 0 && w.replicas > w.quota {
+	// A ReplicaSet's controller takes the failure back whenever it looks and does not try, as when
+	// it waits to see the pods that it has made.
+	if w.quota > 0 && w.replicas > w.quota && w.now.Second()%3 != 0 {
 		d.Failure, d.FailureMessage = "FailedCreate", "exceeded quota: q"
 	}
 	return d, nil
