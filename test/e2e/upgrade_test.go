@@ -115,7 +115,11 @@ scheduler:
   script: |
     library(future); library(future.apply)
     plan(cluster, manual = TRUE, quiet = TRUE)
-    pods <- future_sapply(seq_len(nbrOfWorkers()), function(i) Sys.info()[["nodename"]])
+    stopifnot(nbrOfWorkers() == 3)
+    repeat { # it begins with whichever worker is ready first
+      pods <- future_sapply(seq_len(nbrOfWorkers()), function(i) { Sys.sleep(1); Sys.info()[["nodename"]] })
+      if (length(unique(pods)) == 3) break
+    }
     cat("workers:", length(unique(pods)), "\n", sort(unique(sub("-[^-]*-[^-]*$", "", pods))), "\n")
 worker: {replicas: 2}
 workerGroups:
