@@ -3,6 +3,8 @@ package relay_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -13,21 +15,44 @@ import (
 // R that is interrupted while it sends a large call waits for the answer to its next one,
 // which the worker takes for data: it gets the end of the connection instead.
 func TestAbandonedCall(t *testing.T) {
-	large := call("EXEC", make([]byte, 1<<20))
-	for name, next := range map[string][]byte{"future asks": named(told(facts.Validation)), "clusterCall": named(call("EXEC", []byte("x")))} {
-		t.Run(name, func(t *testing.T) {
-			s := start(t, &worker{}, nil)
-			sent := s.done(t, 0)
-			s.write(t, large[:700<<10])
-			s.worker.await(t, sent+700<<10)
-			s.write(t, next)
-			s.readEnd(t)
-			receive(t, s.worker.ended, "the worker to be ended")
-			if got := s.lost(t, relay.NotFollowed); got != 1 {
-				t.Errorf("%v calls are counted as lost", got)
-			}
-		})
+	large := named(call("EXEC", make([]byte, 1<<20)))
+	for name, next := range map[string][]byte{
+		"future asks": named(told(facts.Validation)),
+		"clusterCall": named(call("EXEC", []byte("x"))),
+		"large":       named(call("EXEC", noise(t, 300<<10))),
+		// The first call has its end in the middle of the next one.
+		"longer than the rest, zeros": large,
+		"longer than the rest, noise": named(call("EXEC", noise(t, 1<<20))),
+	} {
+		for _, pieces := range []int{1, 7, 100} {
+			t.Run(fmt.Sprintf("%s in %d", name, pieces), func(t *testing.T) {
+				s := start(t, &worker{}, nil)
+				sent := s.done(t, 0)
+				s.write(t, large[:700<<10])
+				s.worker.await(t, sent+700<<10)
+				for piece := range slices.Chunk(next, len(next)/pieces+1) {
+					s.write(t, piece)
+				}
+				s.readEnd(t)
+				receive(t, s.worker.ended, "the worker to be ended")
+				if got := s.lost(t, relay.NotFollowed); got != 1 {
+					t.Errorf("%v calls are counted as lost", got)
+				}
+				if got := s.worker.total(); got >= sent+len(large) {
+					t.Errorf("the worker was sent %d bytes: a whole call", got-sent)
+				}
+			})
+		}
 	}
+}
+
+func noise(t *testing.T, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	if _, err := rand.NewChaCha8([32]byte{1}).Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // Data that holds a call is data.
@@ -36,7 +61,6 @@ func TestCallWithinData(t *testing.T) {
 	s := start(t, &worker{}, nil)
 	for _, data := range [][]byte{
 		slices.Concat(make([]byte, 100<<10), inner, make([]byte, 100<<10)),
-		slices.Concat(make([]byte, 100<<10), inner[:len(inner)-1]),
 		slices.Concat(make([]byte, 100<<10), named(told(facts.Validation))),
 	} {
 		large := call("EXEC", data)
@@ -45,6 +69,32 @@ func TestCallWithinData(t *testing.T) {
 	if got := s.worker.await(t, 1); !bytes.Contains(got, inner) {
 		t.Error("the worker was not sent the data")
 	}
+}
+
+// A call is found behind whatever data, and however it arrives; data alone is none.
+func FuzzInner(f *testing.F) {
+	next := named(call("EXEC", []byte("B\nX\n")))
+	f.Add([]byte("any"), uint16(2), uint16(9))
+	f.Add([]byte("B"), uint16(0), uint16(2))
+	f.Add(named(value("B\n")), uint16(100), uint16(200))
+	f.Add(next[:60], uint16(60), uint16(70))
+	f.Fuzz(func(t *testing.T, data []byte, first, second uint16) {
+		all := slices.Concat(data, next)
+		a := min(int(first), len(all))
+		b := min(a+int(second), len(all))
+		pieces := [][]byte{all[:a], all[a:b], all[b:]}
+		ends := relay.EndsInner(false, pieces...)
+		// What begins as a message may take the beginning of the call for its own.
+		if !bytes.Contains(data, []byte("B\n")) && !ends {
+			t.Error("the call is not found")
+		}
+		if relay.EndsInner(true, pieces...) && !bytes.Contains(data, []byte("X\n")) {
+			t.Error("a call of the other format is found")
+		}
+		if relay.EndsInner(false, all[:len(all)-1]) {
+			t.Error("a call is found that has no end")
+		}
+	})
 }
 
 // named gives a call's list names, as R does.

@@ -117,6 +117,7 @@ type Session struct {
 	// are taken in the order sending, writing, mu.
 	sending sync.Mutex
 	up      psock.Scanner
+	inner   inner
 	history *history
 
 	writing sync.Mutex // held while an answer is passed on

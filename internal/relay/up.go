@@ -20,7 +20,7 @@ func (s *Session) relayUp(frame []byte) {
 				buffer = make([]byte, bulkBuffer)
 			}
 		}
-		n, err := s.client.Read(buffer[Headroom:])
+		n, err := s.read(buffer[Headroom:])
 		if n == 0 && err != nil {
 			return
 		}
@@ -44,8 +44,9 @@ func (s *Session) forward(frame []byte) bool {
 		}
 	}
 	whole := !s.up.InMessage()
-	messages := s.scanUp(frame[Headroom:])
-	if !whole && messages == 0 && s.abandons(frame[Headroom:]) {
+	messages, cut := s.scanUp(frame[Headroom:])
+	if cut {
+		s.abandon()
 		return false
 	}
 	// What was in one piece no worker has a part of.
@@ -111,9 +112,9 @@ func (s *Session) send(a *attempt, frame []byte) error {
 }
 
 // scanUp follows the calls that the session makes, and records them. It returns how many
-// messages ended. Called with sending held; mu is not held meanwhile, since the history may
-// be on a slow disk.
-func (s *Session) scanUp(p []byte) (messages int) {
+// messages ended, and whether p must not be passed on, see cut. Called with sending held; mu is
+// not held meanwhile, since the history may be on a slow disk.
+func (s *Session) scanUp(p []byte) (messages int, cut bool) {
 	s.mu.Lock()
 	s.activity.UpBytes += int64(len(p))
 	s.observer.Bytes(Up, len(p))
@@ -125,6 +126,9 @@ func (s *Session) scanUp(p []byte) (messages int) {
 	s.mu.Unlock()
 	for len(p) > 0 {
 		n, done := s.up.Scan(p)
+		if s.cut(p[:n], done) {
+			return messages, true
+		}
 		if s.up.Opaque() == nil {
 			s.history.record(p[:n])
 		}
@@ -138,7 +142,7 @@ func (s *Session) scanUp(p []byte) (messages int) {
 	defer s.mu.Unlock()
 	s.partial = s.up.InMessage()
 	s.noteOpaque(s.up.Opaque())
-	return messages
+	return messages, false
 }
 
 // stir notes that the session is sending a call. Called with sending and the lock held.
