@@ -46,7 +46,7 @@ func TestAbandonedCall(t *testing.T) {
 	}
 }
 
-func noise(t *testing.T, n int) []byte {
+func noise(t testing.TB, n int) []byte {
 	t.Helper()
 	b := make([]byte, n)
 	if _, err := rand.NewChaCha8([32]byte{1}).Read(b); err != nil {

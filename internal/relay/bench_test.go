@@ -9,7 +9,7 @@ import (
 // BenchmarkUp is a large object from the session to the worker, over loopback.
 func BenchmarkUp(b *testing.B) {
 	s, sent := start(b, &worker{forgets: true}, nil), 0
-	exec := call("EXEC", make([]byte, 16<<20))
+	exec := call("EXEC", noise(b, 16<<20))
 	b.SetBytes(int64(len(exec)))
 	b.ReportAllocs()
 	for b.Loop() {

@@ -49,7 +49,7 @@ var (
 // namespaces apart: a fresh worker does that first.
 type history struct {
 	// ask is a question under way, or the loading of a namespace, when nothing else is;
-	// asked says which. Guarded by Session.mu as well.
+	// asked says which. These three are guarded by Session.mu alone.
 	ask   []byte
 	asked facts.Call
 	loads [][]byte // the calls that have loaded a namespace

@@ -1,7 +1,7 @@
 // Package relay carries the bytes of one PSOCK connection between an R session,
-// on loopback, and the worker that it is bound to. It changes and delays none of
-// them, and knows from the message scanner which calls pass. A future whose worker
-// is lost is sent again to another one; the session does not notice.
+// on loopback, and the worker that it is bound to, without a change or a delay. It knows from
+// the message scanner which calls pass. A future whose worker is lost is sent again to another
+// one; the session does not notice. A question that needs no worker is answered here.
 package relay
 
 import (

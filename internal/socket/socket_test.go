@@ -69,6 +69,50 @@ func TestBothDirections(t *testing.T) {
 	}
 }
 
+// What is sent is acknowledged by the time it is read, in a conversation as well, in which the
+// kernel waits for an answer to send the acknowledgement with.
+func TestAckAtOnce(t *testing.T) {
+	conn, far := pair(t)
+	conn.AckAtOnce()
+	raw, err := far.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unacknowledged := func() (n uint32) {
+		t.Helper()
+		err := raw.Control(func(fd uintptr) {
+			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			n = info.Unacked
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	word := make([]byte, 4)
+	for i := range 40 {
+		if _, err := far.Write(word); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, word); err != nil {
+			t.Fatal(err)
+		}
+		if n := unacknowledged(); n != 0 {
+			t.Fatalf("%d segments are not acknowledged, in round %d", n, i)
+		}
+		if _, err := conn.Write(word); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(far, word); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestNothing(t *testing.T) {
 	conn, _ := pair(t)
 	if n, err := conn.Read(nil); n != 0 || err != nil {
