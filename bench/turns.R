@@ -1,6 +1,7 @@
 # Futures on more nodes than there are workers, beside as many: seconds of 80 futures of
 # 0.1 s each, plan() included, in turns.
 suppressPackageStartupMessages(library(future))
+options(parallelly.availableWorkers.methods = "custom") # NSLOTS as it is, not as parallelly saw it first
 rounds <- as.integer(commandArgs(TRUE)[1])
 seconds <- function(nodes) {
   Sys.setenv(NSLOTS = nodes)

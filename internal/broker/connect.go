@@ -52,7 +52,6 @@ func (n *node) connect(ctx context.Context) error {
 		conn.Close()
 		return fmt.Errorf("session on port %d: %w", n.demand.Port, err)
 	}
-	client.AckAtOnce()
 	n.client = client
 	n.connectedFrom(conn.LocalAddr().(*net.TCPAddr).AddrPort().Port())
 	go func() {

@@ -92,6 +92,9 @@ const (
 	// bulkBuffer is what one read takes of a large object. Beyond it nothing was
 	// gained; a reader that is slow keeps at most this much of a session's data.
 	bulkBuffer = 256 << 10
+	// smallFrame is one behind which R may hold the rest of a call back until it is
+	// acknowledged. The kernel acknowledges bulk data as it comes.
+	smallFrame = 32 << 10
 	// hangUpPace is how often a session is looked at whose worker does not read.
 	hangUpPace = time.Second
 	// forgetAfter is how long after its last answer a large history is kept. The

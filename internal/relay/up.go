@@ -49,6 +49,9 @@ func (s *Session) forward(frame []byte) bool {
 		s.abandon()
 		return false
 	}
+	if s.up.InMessage() && len(frame) <= smallFrame {
+		s.client.Acknowledge()
+	}
 	// What was in one piece no worker has a part of.
 	if s.answersItself(whole && messages == 1) {
 		return true

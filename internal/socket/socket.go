@@ -26,8 +26,7 @@ import (
 // everything else is net.TCPConn's, deadlines included.
 type Conn struct {
 	*net.TCPConn
-	raw   syscall.RawConn
-	quick bool // see AckAtOnce
+	raw syscall.RawConn
 
 	// The call under way. The functions are kept because a closure made for each
 	// call is an allocation.
@@ -35,7 +34,7 @@ type Conn struct {
 	read, written   int
 	inErr, outErr   syscall.Errno
 	readFn, writeFn func(fd uintptr) (done bool)
-	tryFn           func(fd uintptr)
+	tryFn, ackFn    func(fd uintptr)
 }
 
 // New takes over conn. It fails when conn is closed.
@@ -47,14 +46,16 @@ func New(conn *net.TCPConn) (*Conn, error) {
 	c := &Conn{TCPConn: conn, raw: raw}
 	c.readFn, c.writeFn = c.tryRead, c.tryWrite
 	c.tryFn = func(fd uintptr) { c.tryWrite(fd) }
+	c.ackFn = acknowledge
 	return c, nil
 }
 
-// AckAtOnce has what is read acknowledged at once. The kernel waits up to 40 ms for an answer
+// Acknowledge has what was read acknowledged at once. The kernel waits up to 40 ms for an answer
 // to send the acknowledgement with, and a peer that has Nagle's algorithm on, as R's end of a
-// node has, sends the rest of a message in two pieces only then. It is called before the first
-// Read.
-func (c *Conn) AckAtOnce() { c.quick = true }
+// node has, sends the rest of a message only then.
+func (c *Conn) Acknowledge() {
+	_ = c.raw.Control(c.ackFn) // a connection that is closed is told by the next Read
+}
 
 // Read is io.Reader's.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -78,9 +79,6 @@ func (c *Conn) Read(p []byte) (int, error) {
 // tryRead reports false when there is nothing to read yet.
 func (c *Conn) tryRead(fd uintptr) bool {
 	c.read, c.inErr = transfer(syscall.SYS_READ, fd, c.in)
-	if c.quick && c.read > 0 && c.read <= small {
-		acknowledge(fd)
-	}
 	return c.inErr != syscall.EAGAIN
 }
 
@@ -208,10 +206,6 @@ func transfer(call, fd uintptr, p []byte) (int, syscall.Errno) {
 		return int(n), 0
 	}
 }
-
-// small is a read behind which more may be held back; the kernel acknowledges bulk data as it
-// comes.
-const small = 32 << 10
 
 var one int32 = 1
 
