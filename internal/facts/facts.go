@@ -67,6 +67,12 @@ var LaunchErrors = []string{launchError, "FutureError", "simpleError", "error", 
 // bytes are given.
 func TakesLaunchErrors(head []byte) bool { return bytes.Contains(head, []byte(launchError)) }
 
+// EndsCall reports whether p ends as every call does: with the last of its list's names (type,
+// data, tag), as postNode() of parallel has them (4.2.2, 4.6.1).
+func EndsCall(p []byte) bool {
+	return bytes.HasSuffix(p, []byte("tag\xfe\x00\x00\x00")) || bytes.HasSuffix(p, []byte("tag\x00\x00\x00\xfe"))
+}
+
 // Limit bounds the calls that Of can tell, in bytes. The largest, a Load, has 8 KB.
 const Limit = 16 << 10
 

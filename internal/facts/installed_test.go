@@ -45,6 +45,9 @@ func TestInstalled(t *testing.T) {
 				if n, done := scanner.Scan(message); !done || n != len(message) || scanner.Message().Kind != psock.KindExec {
 					t.Fatalf("%d bytes are not one whole call: %+v", len(message), scanner.Message())
 				}
+				if !facts.EndsCall(message) || facts.EndsCall(message[:len(message)-1]) {
+					t.Errorf("a call ends with %q", message[len(message)-8:])
+				}
 				if got := facts.Of(message); got != want {
 					t.Errorf("a call of %d bytes is told to be %v, want %v", len(message), got, want)
 				}

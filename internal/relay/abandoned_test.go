@@ -46,6 +46,42 @@ func TestAbandonedCall(t *testing.T) {
 	}
 }
 
+// The next call can be left as well.
+func TestAbandonedTwice(t *testing.T) {
+	first := named(call("EXEC", make([]byte, 8<<20)))
+	second := named(call("EXEC", make([]byte, 1<<20)))
+	for _, cut := range []int{40, 200 << 10} {
+		s := start(t, &worker{}, nil)
+		sent := s.done(t, 0)
+		s.write(t, first[:1<<20])
+		s.write(t, second[:cut])
+		s.worker.await(t, sent+1<<20+cut)
+		s.write(t, named(told(facts.Validation)))
+		s.readEnd(t)
+	}
+}
+
+// A stream that is not followed is relayed all the same, with all that it has.
+func TestOpaqueGoesOn(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	sent := s.done(t, 0)
+	odd := append(call("EXEC", make([]byte, 100<<10)), bytes.Repeat([]byte{99, 0, 0, 0}, 10)...)
+	binary.LittleEndian.PutUint32(odd[18:], 3) // elements, of which the last two are none
+	s.write(t, odd)
+	s.worker.await(t, sent+len(odd))
+	if !s.Activity().Opaque {
+		t.Fatal("the stream is followed")
+	}
+	next := named(call("EXEC", make([]byte, 100<<10)))
+	for range 3 {
+		s.write(t, next)
+	}
+	s.worker.await(t, sent+len(odd)+3*len(next))
+	if got := s.lost(t, relay.NotFollowed); got != 0 {
+		t.Errorf("%v calls are counted as lost", got)
+	}
+}
+
 func noise(t testing.TB, n int) []byte {
 	t.Helper()
 	b := make([]byte, n)
@@ -55,15 +91,17 @@ func noise(t testing.TB, n int) []byte {
 	return b
 }
 
-// Data that holds a call is data.
+// Data that holds a call is data, and so is data that holds the beginning of one.
 func TestCallWithinData(t *testing.T) {
 	inner := named(call("EXEC", []byte("x")))
 	s := start(t, &worker{}, nil)
 	for _, data := range [][]byte{
 		slices.Concat(make([]byte, 100<<10), inner, make([]byte, 100<<10)),
 		slices.Concat(make([]byte, 100<<10), named(told(facts.Validation))),
+		named(call("EXEC", make([]byte, 1<<20)))[:512<<10],
+		slices.Concat(make([]byte, 100<<10), inner[:len(inner)-1]),
 	} {
-		large := call("EXEC", data)
+		large := named(call("EXEC", data))
 		s.makes(t, s.worker.total(), large, value("kept"))
 	}
 	if got := s.worker.await(t, 1); !bytes.Contains(got, inner) {
@@ -78,20 +116,20 @@ func FuzzInner(f *testing.F) {
 	f.Add([]byte("B"), uint16(0), uint16(2))
 	f.Add(named(value("B\n")), uint16(100), uint16(200))
 	f.Add(next[:60], uint16(60), uint16(70))
+	f.Add(next[:3], uint16(2), uint16(2))
 	f.Fuzz(func(t *testing.T, data []byte, first, second uint16) {
 		all := slices.Concat(data, next)
 		a := min(int(first), len(all))
 		b := min(a+int(second), len(all))
 		pieces := [][]byte{all[:a], all[a:b], all[b:]}
-		ends := relay.EndsInner(false, pieces...)
 		// What begins as a message may take the beginning of the call for its own.
-		if !bytes.Contains(data, []byte("B\n")) && !ends {
+		if !bytes.Contains(data, next[:6]) && !relay.EndsInner(next, pieces...) {
 			t.Error("the call is not found")
 		}
-		if relay.EndsInner(true, pieces...) && !bytes.Contains(data, []byte("X\n")) {
+		if other := []byte("X\n\x00\x00\x00\x03"); relay.EndsInner(other, pieces...) && !bytes.Contains(data, other) {
 			t.Error("a call of the other format is found")
 		}
-		if relay.EndsInner(false, all[:len(all)-1]) {
+		if relay.EndsInner(next, all[:len(all)-1]) {
 			t.Error("a call is found that has no end")
 		}
 	})

@@ -6,16 +6,21 @@ import (
 	"testing"
 )
 
-// BenchmarkUp is a large object from the session to the worker, over loopback.
+// BenchmarkUp is a large object from the session to the worker, over loopback: of any bytes, and
+// of text that has many of those that begin a message.
 func BenchmarkUp(b *testing.B) {
-	s, sent := start(b, &worker{forgets: true}, nil), 0
-	exec := call("EXEC", noise(b, 16<<20))
-	b.SetBytes(int64(len(exec)))
-	b.ReportAllocs()
-	for b.Loop() {
-		s.write(b, exec)
-		sent += len(exec)
-		s.worker.await(b, sent)
+	for name, data := range map[string][]byte{"noise": noise(b, 16<<20), "text": bytes.Repeat([]byte("12 MB\n"), 16<<20/6)} {
+		b.Run(name, func(b *testing.B) {
+			s, sent := start(b, &worker{forgets: true}, nil), 0
+			exec := call("EXEC", data)
+			b.SetBytes(int64(len(exec)))
+			b.ReportAllocs()
+			for b.Loop() {
+				s.write(b, exec)
+				sent += len(exec)
+				s.worker.await(b, sent)
+			}
+		})
 	}
 }
 

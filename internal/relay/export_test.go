@@ -1,10 +1,10 @@
 package relay
 
-// EndsInner reports whether pieces, of the middle of a call, end with a call.
-func EndsInner(xdr bool, pieces ...[]byte) bool {
-	var c inner
+// EndsInner reports whether pieces, of the middle of a call that begins so, end with a call.
+func EndsInner(begin []byte, pieces ...[]byte) bool {
+	c := inner{begin: begin[:formatBytes]}
 	for _, p := range pieces {
-		c.follow(p, xdr)
+		c.follow(p)
 	}
 	return c.ended()
 }

@@ -1,7 +1,8 @@
 // Package relay carries the bytes of one PSOCK connection between an R session,
-// on loopback, and the worker that it is bound to, without a change or a delay. It knows from
-// the message scanner which calls pass. A future whose worker is lost is sent again to another
-// one; the session does not notice. A question that needs no worker is answered here.
+// on loopback, and the worker that it is bound to, unchanged. It knows from the message scanner
+// which calls pass. A future whose worker is lost is sent again to another one; the session does
+// not notice. A question that needs no worker is answered here. The connection ends when R has
+// left a call in its middle and made another one.
 package relay
 
 import (
@@ -120,7 +121,7 @@ type Session struct {
 	// are taken in the order sending, writing, mu.
 	sending sync.Mutex
 	up      psock.Scanner
-	inner   inner
+	inner   inner // relayUp's alone
 	history *history
 
 	writing sync.Mutex // held while an answer is passed on

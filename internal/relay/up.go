@@ -128,8 +128,9 @@ func (s *Session) scanUp(p []byte) (messages int, cut bool) {
 	}
 	s.mu.Unlock()
 	for len(p) > 0 {
+		followed := s.up.Opaque() == nil
 		n, done := s.up.Scan(p)
-		if s.cut(p[:n], done) {
+		if s.cut(p[:n], done, followed) {
 			return messages, true
 		}
 		if s.up.Opaque() == nil {

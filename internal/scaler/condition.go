@@ -55,6 +55,8 @@ const (
 	conflict    = "Conflict" // no reason of a condition: it is tried again at once
 	failed      = "Failed"
 
+	// failedCreate is Kubernetes' word for pods that cannot be made.
+	failedCreate = "FailedCreate"
 	// notDeleted is the reason of PodsFail that keeps no demand waiting in vain.
 	notDeleted = "NotDeleted"
 )
@@ -145,17 +147,18 @@ func (m *memory) podsFail(v view) (reason, message string) {
 	return "", ""
 }
 
-// failedPods is why pods could not be made or deleted, when that was last tried. The
-// controller of a ReplicaSet takes its condition back each time that it looks without
-// trying (seen in Kubernetes 1.34): nobody should take that for a recovery.
+// failedPods is why pods could not be made or deleted, when that was last tried.
 type failedPods struct{ reason, message string }
 
-// after is what holds once the Deployment was read again.
+// after is what holds once the Deployment was read again. The controller of a ReplicaSet takes
+// its condition back each time that it looks without trying (seen in Kubernetes 1.34): as long
+// as pods are missing nobody should take that for a recovery.
 func (f failedPods) after(read Deployment) failedPods {
-	if read.Failure != "" || read.Pods >= read.Replicas {
-		return failedPods{read.Failure, read.FailureMessage}
+	made := read.Pods >= read.Replicas && (read.Updated == read.Pods || read.Paused)
+	if read.Failure == "" && !made && f.reason == failedCreate {
+		return f
 	}
-	return f
+	return failedPods{read.Failure, read.FailureMessage}
 }
 
 // missing are the pods that are not ready and are to stay, in the order of their names.

@@ -161,6 +161,7 @@ func (m *memory) meet(v view) {
 	switch {
 	case now.UID != m.uid: // the first, or one that was made anew
 		m.uid, m.replicas, m.settled, m.others, m.since = now.UID, now.Replicas, time.Time{}, change{}, v.now
+		m.failure = failedPods{}
 		m.untold()
 	case now.Replicas == m.replicas:
 	case now.Replicas == m.sent:

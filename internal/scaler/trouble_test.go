@@ -225,6 +225,28 @@ func TestQuota(t *testing.T) {
 	}
 }
 
+// What Kubernetes said of pods that it could not make holds until they are there.
+func TestFailedPods(t *testing.T) {
+	before := failedPods{failedCreate, "exceeded quota"}
+	for name, tc := range map[string]struct {
+		before failedPods
+		read   Deployment
+		want   failedPods
+	}{
+		"some are missing":          {before, Deployment{Replicas: 6, Pods: 3, Updated: 3}, before},
+		"all are there":             {before, Deployment{Replicas: 6, Pods: 6, Updated: 6}, failedPods{}},
+		"fewer are wanted":          {before, Deployment{Replicas: 3, Pods: 3, Updated: 3}, failedPods{}},
+		"old ones stand in":         {before, Deployment{Replicas: 6, Pods: 7, Updated: 3}, before},
+		"old ones, for it rests":    {before, Deployment{Replicas: 6, Pods: 6, Updated: 0, Paused: true}, failedPods{}},
+		"another failure":           {before, Deployment{Replicas: 6, Pods: 3, Updated: 3, Failure: failedCreate, FailureMessage: "forbidden"}, failedPods{failedCreate, "forbidden"}},
+		"they could not be deleted": {failedPods{"FailedDelete", "no"}, Deployment{Replicas: 6, Pods: 3, Updated: 3}, failedPods{}},
+	} {
+		if got := tc.before.after(tc.read); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 // Pods that are not ready are deleted before any that is: one that is in use keeps all
 // that would come after it.
 func TestNotReadyAndInUse(t *testing.T) {

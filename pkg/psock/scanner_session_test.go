@@ -9,13 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/psock-runtime/psock-runtime/internal/socket/sockettest"
 )
 
 // tap copies one direction of a connection and follows it.
@@ -55,6 +52,24 @@ func listenLoopback(t *testing.T) (*net.TCPListener, string) {
 	_ = l.SetDeadline(time.Now().Add(time.Minute))
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	return l, port
+}
+
+// keptPort returns a port on which R can listen, and which nobody is given meanwhile who asks for
+// a free one: a connection has it. R sets SO_REUSEADDR, as Go does.
+func keptPort(t *testing.T) string {
+	t.Helper()
+	l, port := listenLoopback(t)
+	for _, open := range []func() (net.Conn, error){
+		func() (net.Conn, error) { return net.Dial("tcp", l.Addr().String()) }, l.Accept,
+	} {
+		conn, err := open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+	_ = l.Close()
+	return port
 }
 
 // sessionR is an R session with one worker, which it has to wait for.
@@ -145,7 +160,7 @@ func tapSession(t *testing.T, xdr bool) (up, down *tap) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	listener, workerPort := listenLoopback(t)
-	sessionPort := strconv.Itoa(sockettest.Port(t)) // the session listens there itself
+	sessionPort := keptPort(t)
 	flag := strings.ToUpper(fmt.Sprint(xdr))
 
 	var out bytes.Buffer
