@@ -243,7 +243,10 @@ func TestHandshakeIsBounded(t *testing.T) {
 // What can wait is not sent to a side that does not read.
 func TestTrySend(t *testing.T) {
 	t.Parallel()
-	conn, _ := rawPair(t, link.Timing{})
+	conn, far := rawPair(t, link.Timing{})
+	if err := far.SetReadBuffer(4 << 10); err != nil { // full soon
+		t.Fatal(err)
+	}
 	full := make(chan error, 1)
 	go func() {
 		for conn.TrySend(link.Usage, link.UsageMessage{MemoryBytes: 1}) {
