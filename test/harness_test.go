@@ -23,7 +23,7 @@ import (
 
 // patience bounds every wait for something that must happen. It is no measure of
 // speed: machines that run tests are slow at times.
-const patience = 3 * time.Minute
+const patience = 6 * time.Minute
 
 var bin string // directory with the commands under test
 

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what Kubernetes has to do.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 // namespace is a user's place on the cluster: a namespace of its own, and a
 // kubeconfig whose context points to it, so that commands are what users type.
