@@ -49,6 +49,7 @@ func (r *runtime) ask(method, path, body string) (status int, answer string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	request.Header.Set("Content-Type", "application/json")
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		r.t.Fatal(err)

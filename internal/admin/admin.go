@@ -27,12 +27,22 @@ func Handler(ready func() error, metrics prometheus.Gatherer) http.Handler {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, MaxRequestsInFlight: mostScrapes,
+	}))
 	return mux
 }
 
+const (
+	// mostConnections bounds those of one server: each session that makes a cluster has one at
+	// the API, whoever watches some.
+	mostConnections = 512
+	// mostScrapes bounds those under way: each has all series in memory.
+	mostScrapes = 4
+)
+
 // Serve serves handler on listener until ctx ends. Requests and connections are
-// bounded in time and size.
+// bounded in time, size and number.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
 		Handler:           handler,
@@ -41,6 +51,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		ConnState:         newBound(mostConnections).note,
 	}
 	stop := context.AfterFunc(ctx, func() {
 		// The rest of a scrape is worth a second, no more.

@@ -48,7 +48,7 @@ type Source struct {
 // maxPorts bounds the ports that a session may name; R has 128 connections.
 const maxPorts = 1024
 
-// Handler serves
+// Handler serves programs of this network namespace, see guarded:
 //
 //	GET /v1/workers?ports=P,Q&plan=true&session=S
 //	                            text/plain: how many workers a session may ask
@@ -126,7 +126,7 @@ func Handler(source Source) http.Handler {
 		_ = json.NewEncoder(w).Encode(source.State())
 	})
 	handleLeases(mux, source)
-	return mux
+	return guarded(mux)
 }
 
 // parsePorts reads the list that the parameter called name has.

@@ -145,6 +145,7 @@ func asUser(net.Addr, net.Addr) (uint32, error) { return user, nil }
 // fromLoopback is a request as it comes through a listener.
 func fromLoopback(method, path string) *http.Request {
 	r := httptest.NewRequest(method, path, nil)
+	r.Host = "127.0.0.1:7461"
 	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 7461}
 	return r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, net.Addr(local)))
 }

@@ -34,6 +34,9 @@ func handleLeases(mux *http.ServeMux, source Source) {
 			fail(w, err)
 			return
 		}
+		if !speaksJSON(w, r) {
+			return
+		}
 		request, err := lease.DecodeRequest(http.MaxBytesReader(w, r.Body, lease.MaxRequest))
 		if err != nil {
 			status := http.StatusBadRequest

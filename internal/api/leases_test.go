@@ -69,6 +69,7 @@ func ask(t *testing.T, source api.Source, method, path, body string) (int, strin
 	if err != nil {
 		t.Fatal(err)
 	}
+	request.Header.Set("Content-Type", "application/json")
 	response, err := server.Client().Do(request)
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +135,8 @@ func TestLeasesOfStrangers(t *testing.T) {
 		// Without addresses nobody can tell.
 		recorder := httptest.NewRecorder()
 		request := httptest.NewRequest(verb, path, strings.NewReader("{}"))
+		request.Host = "127.0.0.1:7461"
+		request.Header.Set("Content-Type", "application/json")
 		api.Handler(leased(b, 1000, &hinted)).ServeHTTP(recorder, request)
 		if recorder.Code != http.StatusForbidden {
 			t.Errorf("%s: %d %q", method, recorder.Code, recorder.Body)

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/internal/journal"
@@ -86,9 +87,9 @@ type SetUp = [sha256.Size]byte
 // part is some calls of one session.
 type part struct {
 	*journal.Journal
-	err      error  // why they are not kept
-	outcomes []bool // whether each answered call succeeded; guarded by Session.mu
-	spoilt   bool   // they are of no use, whatever is kept; guarded by Session.mu
+	failure  atomic.Pointer[error] // why they are not kept; told while they are recorded
+	outcomes []bool                // whether each answered call succeeded; guarded by Session.mu
+	spoilt   bool                  // they are of no use, whatever is kept; guarded by Session.mu
 }
 
 func newHistory(budget *journal.Budget) *history {
@@ -138,7 +139,7 @@ func (h *history) fits(n int) bool { return len(h.unsent)+len(h.head)+n <= unsen
 
 // keep keeps p: with what no worker was sent while there is none, else where it belongs.
 func (h *history) keep(p []byte) {
-	if h.part().err != nil {
+	if h.part().err() != nil {
 		return
 	}
 	if !h.reset {
@@ -163,7 +164,7 @@ func (h *history) commit() {
 // store puts p where it belongs, or gives the calls up that it belongs to.
 func (h *history) store(p []byte) {
 	part := h.part()
-	if part.err != nil {
+	if part.err() != nil {
 		return
 	}
 	if !h.reset && !h.together && part.Size()+int64(len(p)) > setUpLimit {
@@ -196,8 +197,16 @@ func (h *history) drop() {
 }
 
 func (p *part) lose(err error) {
-	p.err = err
+	p.failure.Store(&err)
 	p.Reset()
+}
+
+// err is why the calls are not kept, nil if they are.
+func (p *part) err() error {
+	if failure := p.failure.Load(); failure != nil {
+		return *failure
+	}
+	return nil
 }
 
 // restart makes the message in progress, a reset, the first of the calls since.
@@ -210,7 +219,8 @@ func (h *history) restart() {
 // forget drops what was sent since the last reset. Called with Session.mu held as well.
 func (h *history) forget() {
 	h.since.Reset()
-	h.since.err, h.since.outcomes, h.since.spoilt = nil, nil, false
+	h.since.failure.Store(nil)
+	h.since.outcomes, h.since.spoilt = nil, false
 }
 
 // sent notes that all of a call has been sent that is none of those that are told. Called
@@ -254,12 +264,12 @@ func (h *history) answered(m psock.Message, more bool) {
 // as well.
 func (h *history) movable(once bool) bool {
 	switch {
-	case h.setUp.err != nil || h.setUp.spoilt:
+	case h.setUp.err() != nil || h.setUp.spoilt:
 		return false
 	case h.done:
 		return !h.foreign
 	case h.reset: // between two calls of one future
-		return h.since.err == nil && !h.since.spoilt && !once
+		return h.since.err() == nil && !h.since.spoilt && !once
 	}
 	return h.together || h.plain()
 }
@@ -267,7 +277,7 @@ func (h *history) movable(once bool) bool {
 // plain reports whether the worker is as a fresh one, but for namespaces. Called with
 // Session.mu held.
 func (h *history) plain() bool {
-	return !h.reset && len(h.setUp.outcomes) == 0 && !h.setUp.spoilt && h.setUp.err == nil
+	return !h.reset && len(h.setUp.outcomes) == 0 && !h.setUp.spoilt && h.setUp.err() == nil
 }
 
 // setUps are the workers of other nodes that can take the calls due from here on: those
@@ -276,7 +286,7 @@ func (h *history) plain() bool {
 func (h *history) setUps(due int) []SetUp {
 	due -= h.questions()
 	switch {
-	case h.setUp.err != nil || h.setUp.spoilt || h.reset && len(h.since.outcomes) > 0:
+	case h.setUp.err() != nil || h.setUp.spoilt || h.reset && len(h.since.outcomes) > 0:
 		return nil
 	case h.reset || due == 0:
 		return []SetUp{h.sum}
@@ -289,7 +299,7 @@ func (h *history) setUps(due int) []SetUp {
 // unsend forgets what no worker was sent. Called with Session.mu held as well.
 func (h *history) unsend() {
 	h.unsent, h.ask = nil, nil
-	if h.reset || h.setUp.err != nil {
+	if h.reset || h.setUp.err() != nil {
 		return
 	}
 	h.digest.Reset()
@@ -314,7 +324,7 @@ func (h *history) next() {
 
 // mark notes where a message in setUp ends.
 func (h *history) mark() {
-	if !h.reset && h.setUp.err == nil { // else nobody asks for the digest
+	if !h.reset && h.setUp.err() == nil { // else nobody asks for the digest
 		h.before = h.sum
 		h.digest.Sum(h.sum[:0])
 		h.last, h.start = h.start, h.setUp.Size()+int64(len(h.unsent))

@@ -152,7 +152,7 @@ func (s *Session) recoverable() *lostError {
 	if s.vacancy.worker == "" {
 		text = "an earlier call got no worker"
 	}
-	kept := errors.Join(h.setUp.err, h.since.err)
+	kept := errors.Join(h.setUp.err(), h.since.err())
 	switch {
 	case s.activity.Opaque:
 		return &lostError{NotFollowed, text}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/psock-runtime/psock-runtime/internal/facts"
+	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
@@ -344,6 +345,38 @@ func TestNoRerun(t *testing.T) {
 		s.Ended("killed")
 		s.readError(t, "worker worker-a/0 was lost in this call: killed; it cannot be made up for: the journals' budget is spent: 1048576 bytes in memory and 104857600 on disk are allowed")
 	})
+}
+
+// Whatever others may call, they may while a call is recorded that is too large to be kept, before
+// the first reset and after it.
+func TestAskedWhileRecording(t *testing.T) {
+	s := startWithin(t, journal.Limits{Each: 64 << 10, Memory: 64 << 10})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for once := true; ; once = !once {
+			select {
+			case <-stop:
+				return
+			default:
+				s.Once(once)
+				s.Shares()
+				s.Worker()
+				s.Activity()
+			}
+		}
+	}()
+	large := call("EXEC", make([]byte, 1<<20))
+	sent := 0
+	for range 3 {
+		s.makes(t, sent, large, value("kept"))
+		sent += len(large)
+		sent = s.done(t, sent)
+		s.makes(t, sent, large, value("kept"))
+		sent += len(large)
+	}
+	close(stop)
+	<-stopped
 }
 
 // Once at most: neither a worker that dies nor one that is handed back in a call lets

@@ -327,7 +327,8 @@ func (n *namespace) rollout() {
 // metric is the value of one series of the rendezvous, as its metrics have it.
 func (n *namespace) metric(series string) string {
 	n.t.Helper()
-	out := n.sh(`kubectl exec deployment/future-scheduler -- Rscript -e 'writeLines(readLines("http://127.0.0.1:7462/metrics"))'`)
+	// Not by R, whose start takes so long that what is measured may be over.
+	out := n.sh(`kubectl exec deployment/future-scheduler -- bash -c 'exec 3<>/dev/tcp/127.0.0.1/7462; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; cat <&3'`)
 	for line := range strings.Lines(out) {
 		if value, found := strings.CutPrefix(line, series+" "); found {
 			return strings.TrimSpace(value)

@@ -81,7 +81,7 @@ tools::pskill(Sys.getpid(), 9)
 		t.Fatalf("the session did not die connected: %v\n%s", err, out)
 	}
 	out = n.r(`
-ask <- function() curl::curl_fetch_memory("http://127.0.0.1:7461/v1/leases", handle = curl::new_handle(postfields = '{"workers":1}'))
+ask <- function() curl::curl_fetch_memory("http://127.0.0.1:7461/v1/leases", handle = curl::handle_setheaders(curl::new_handle(postfields = '{"workers":1}'), "Content-Type" = "application/json"))
 answers <- replicate(1000, ask(), simplify = FALSE)
 status <- vapply(answers, function(a) a$status_code, 0L)
 cat("accepted", sum(status == 201L), "refused", sum(status == 429L), "\n")

@@ -64,8 +64,12 @@ func session(workers int, gate string) string {
 library(future)
 tryCatch({
 	plan(cluster, workers = %d, manual = TRUE, quiet = TRUE)
-	f <- lapply(seq_len(nbrOfWorkers()), function(i) future({ Sys.sleep(2); Sys.info()[["nodename"]] }))
-	cat("computed on", length(unique(vapply(f, value, ""))), "pods\n")
+	repeat { # until all compute at once
+		f <- lapply(seq_len(nbrOfWorkers()), function(i) future({ Sys.sleep(2); Sys.info()[["nodename"]] }))
+		pods <- unique(vapply(f, value, ""))
+		if (length(pods) == nbrOfWorkers()) break
+	}
+	cat("computed on", length(pods), "pods\n")
 }, error = function(e) cat("R says:", conditionMessage(e), "\n"))
 gate <- %q
 while (nzchar(gate) && !file.exists(gate)) Sys.sleep(0.2)

@@ -1,0 +1,74 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Connections that do nothing are bounded, and nobody waits behind them.
+func TestIdleConnections(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- Serve(ctx, listener, Handler(func() error { return nil }, prometheus.NewRegistry()))
+	}()
+	address := listener.Addr().String()
+	client := &http.Client{Timeout: 20 * time.Second}
+	ask := func() error {
+		response, err := client.Get(fmt.Sprintf("http://%s/livez", address))
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s", response.Status)
+		}
+		return nil
+	}
+	if err := ask(); err != nil { // and keeps its connection
+		t.Fatal(err)
+	}
+	var idle []net.Conn
+	defer func() {
+		for _, conn := range idle {
+			conn.Close()
+		}
+	}()
+	for range 4 * mostConnections {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		idle = append(idle, conn)
+	}
+	if err := ask(); err != nil {
+		t.Errorf("behind idle connections: %v", err)
+	}
+	open := 0
+	for _, conn := range idle {
+		if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
+				open++
+			}
+		}
+	}
+	if open > mostConnections {
+		t.Errorf("%d idle connections are open, the bound is %d", open, mostConnections)
+	}
+	client.CloseIdleConnections()
+	stop()
+	<-served
+}
