@@ -14,7 +14,7 @@ import (
 // asks otherwise its browser marks.
 func guarded(next http.Handler) http.Handler {
 	local := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !loopback(r.Host) {
+		if r.Host != "" && !loopback(r.Host) { // a browser always names one, HTTP/1.0 need not
 			http.Error(w, fmt.Sprintf("host: %.100q is no loopback address", r.Host), http.StatusForbidden)
 			return
 		}

@@ -19,6 +19,7 @@ func TestBrowsers(t *testing.T) {
 		"a program":             {"POST", "/v1/once?ports=1&once=true", "127.0.0.1:7461", nil, 200},
 		"a program, by name":    {"GET", "/v1/state", "localhost:7461", nil, 200},
 		"a program, IPv6":       {"GET", "/v1/state", "[::1]:7461", nil, 200},
+		"no host":               {"GET", "/v1/state", "", nil, 200},
 		"R":                     {"POST", "/v1/once?ports=1&once=true", "127.0.0.1", nil, 200},
 		"a page":                {"POST", "/v1/once?ports=1&once=true", "127.0.0.1:7461", map[string]string{"Origin": "https://evil.example"}, 403},
 		"a page, marked":        {"POST", "/v1/once?ports=1&once=true", "127.0.0.1:7461", map[string]string{"Sec-Fetch-Site": "cross-site"}, 403},
