@@ -34,10 +34,10 @@ func Handler(ready func() error, metrics prometheus.Gatherer) http.Handler {
 }
 
 const (
-	// mostConnections bounds those of one server: each session that makes a cluster has one at
-	// the API, whoever watches some.
+	// mostConnections bounds the open connections of one server. Probes, scrapes and R sessions
+	// need a few each.
 	mostConnections = 512
-	// mostScrapes bounds those under way: each has all series in memory.
+	// mostScrapes bounds the scrapes that run at a time: each holds all series in memory.
 	mostScrapes = 4
 )
 
@@ -76,9 +76,11 @@ func Loopback(address string) (bool, error) {
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return false, fmt.Errorf("address %q: port %q, want HOST:PORT with a PORT from 0 (any free one) to 65535", address, port)
 	}
-	if host == "localhost" {
-		return true, nil
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback(), nil
+	return LoopbackHost(host), nil
+}
+
+// LoopbackHost reports whether host, a name or an IP address without a port, can be reached
+// from this network namespace alone.
+func LoopbackHost(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }

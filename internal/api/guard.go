@@ -5,7 +5,8 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"net/netip"
+
+	"github.com/psock-runtime/psock-runtime/internal/admin"
 )
 
 // guarded refuses what a page in somebody's browser can have asked. Who asks here is a program
@@ -14,22 +15,17 @@ import (
 // asks otherwise its browser marks.
 func guarded(next http.Handler) http.Handler {
 	local := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Host != "" && !loopback(r.Host) { // a browser always names one, HTTP/1.0 need not
-			http.Error(w, fmt.Sprintf("host: %.100q is no loopback address", r.Host), http.StatusForbidden)
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		if host != "" && !admin.LoopbackHost(host) { // a browser always sends one, HTTP/1.0 need not
+			http.Error(w, fmt.Sprintf("host %.100q is not a loopback address; use 127.0.0.1 or localhost", r.Host), http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 	return http.NewCrossOriginProtection().Handler(local)
-}
-
-// loopback reports whether host, with or without a port, is this machine.
-func loopback(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	address, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && address.IsLoopback()
 }
 
 // speaksJSON reports whether the request's body says that it is JSON, which a page cannot say

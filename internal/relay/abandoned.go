@@ -61,8 +61,8 @@ func (c *inner) follow(p []byte) {
 func (c *inner) find(p []byte) (rest []byte, behind int) {
 	both := append(c.tail, p[:min(len(p), formatBytes-1)]...)
 	if at := bytes.Index(both, c.begin); at >= 0 && at < len(c.tail) {
-		begun := bytes.Clone(both[at:len(c.tail)])
-		c.start()
+		begun := both[at:len(c.tail)]
+		c.start() // with another tail
 		c.scanner.Scan(begun)
 		return p, 0
 	}
