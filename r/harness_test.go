@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -34,7 +35,12 @@ type rendezvous struct {
 	answer string
 	status int
 	asked  []string
+	// announced are the announcements: METHOD INTENT PORT, and end with the connection of one.
+	announced []string
 }
+
+// sessionName is how a session names itself in a question.
+var sessionName = regexp.MustCompile(`session=[0-9]+-[0-9]+&`)
 
 func serve(t *testing.T, answer string) *rendezvous {
 	t.Helper()
@@ -46,7 +52,19 @@ func serve(t *testing.T, answer string) *rendezvous {
 			r.answer = req.URL.Query().Get("n")
 			return
 		}
-		r.asked = append(r.asked, req.Method+" "+req.RequestURI)
+		if req.URL.Path == "/v1/listeners" {
+			r.announced = append(r.announced, fmt.Sprint(req.Method, " ", req.URL.Query().Get("intent"), " ", req.URL.Query().Get("port")))
+			if req.Method == http.MethodPost {
+				fmt.Fprintln(w, "noted")
+				_ = http.NewResponseController(w).Flush()
+				r.mu.Unlock()
+				<-req.Context().Done()
+				r.mu.Lock()
+				r.announced = append(r.announced, "end")
+			}
+			return
+		}
+		r.asked = append(r.asked, req.Method+" "+sessionName.ReplaceAllString(req.RequestURI, ""))
 		w.WriteHeader(r.status)
 		fmt.Fprintln(w, r.answer)
 	}))

@@ -39,6 +39,7 @@ type serve struct {
 
 	Ports         string        `help:"FIRST-LAST: the ports on which R sessions listen for workers." default:"11000-11999" env:"RENDEZVOUS_PORTS"`
 	SessionUIDs   []int64       `name:"session-uids" help:"User ids whose R sessions are served (default: the user who runs this)." env:"RENDEZVOUS_SESSION_UIDS" placeholder:"UID,..."`
+	Grace         grace         `help:"How long a socket in --ports that no session has announced is left to others: it may belong to a cluster that starts its own workers. Then it gets workers of the pool. never: it gets none, and only sessions that read the site profile, or use the R package, do." default:"5s" env:"RENDEZVOUS_GRACE"`
 	DemandTimeout time.Duration `help:"How long a session waits for a worker before it gets an R error that says what is missing." default:"60s" env:"RENDEZVOUS_DEMAND_TIMEOUT"`
 	MaxAttempts   int           `help:"How many workers one future may be lost with before its session gets an R error that names them. With 1, no future runs twice." default:"3" env:"RENDEZVOUS_MAX_ATTEMPTS"`
 	JournalMemory int64         `help:"MiB of memory for what running futures were sent, to send it again when a worker is lost, and for answers that R does not read while somebody waits for a worker." default:"64" env:"RENDEZVOUS_JOURNAL_MEMORY" placeholder:"MIB"`
@@ -51,6 +52,23 @@ type serve struct {
 	SessionWorkers int `help:"Most workers that one cluster of a session may have at a time; 0 is no bound. Without one, sessions share what there is evenly." default:"0" env:"RENDEZVOUS_SESSION_WORKERS"`
 
 	program.Logging
+}
+
+// grace is a time, or never, which is negative.
+type grace time.Duration
+
+// UnmarshalText reads a time such as 5s, or never.
+func (g *grace) UnmarshalText(text []byte) error {
+	if string(text) == "never" {
+		*g = -1
+		return nil
+	}
+	d, err := time.ParseDuration(string(text))
+	if err != nil || d < 0 {
+		return fmt.Errorf("%q, give a time such as 5s, or never", text)
+	}
+	*g = grace(d)
+	return nil
 }
 
 // Validate checks what a look at the flags alone can tell.
@@ -184,7 +202,7 @@ func (s *serve) Run(ctx context.Context) error {
 // config has what the flags say that needs nothing to be opened.
 func (s *serve) config(log *zap.Logger) rendezvous.Config {
 	config := rendezvous.Config{
-		Log: log, Build: program.Version(), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
+		Log: log, Build: program.Version(), Grace: time.Duration(s.Grace), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
 		MaxAttempts: s.MaxAttempts, SessionWorkers: s.SessionWorkers,
 		Journal: journal.NewBudget(s.JournalDir, journal.Limits{
 			Each: s.JournalMemory << 20 / journalShare, Memory: s.JournalMemory << 20, Disk: s.JournalDisk << 20,

@@ -52,6 +52,8 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ConnState:         newBound(mostConnections).note,
+		// Requests that last end with ctx.
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() {
 		// The rest of a scrape is worth a second, no more.

@@ -31,12 +31,13 @@ type State struct {
 // Source is what the handler needs of the rendezvous.
 type Source struct {
 	State     func() State
-	Available func(uid uint32, ports []uint16, plan bool) int // broker.Broker.Available
-	Plan      func(uid uint32, session string)                // broker.Broker.Plan
-	Hint      func()                                          // broker.Broker.Hint
-	Outlook   func() string                                   // broker.Broker.PlanOutlook
+	Available func(uid uint32, session string, ports []uint16, plan bool) int // broker.Broker.Available
+	Announce  func(broker.Announcement) (retract func(), err error)           // broker.Broker.Announce
+	Retract   func(uid uint32, session, cluster string)                       // broker.Broker.Retract
+	Hint      func()                                                          // broker.Broker.Hint
+	Outlook   func() string                                                   // broker.Broker.PlanOutlook
 	// Once is broker.Broker.Once.
-	Once func(uid uint32, ports []uint16, once bool) (nodes int)
+	Once func(uid uint32, session string, ports []uint16, once bool) (nodes int)
 	// Nodes is broker.Broker.Nodes.
 	Nodes  func(uid uint32, port uint16, peers []uint16) int
 	Leases Leases
@@ -50,18 +51,27 @@ const maxPorts = 1024
 
 // Handler serves programs of this network namespace, see guarded:
 //
-//	GET /v1/workers?ports=P,Q&plan=true&session=S
-//	                            text/plain: how many workers a session may ask
-//	                            for; P, Q are ports of its user's clusters that
+//	GET /v1/workers?session=S&ports=P,Q&plan=true
+//	                            text/plain: how many workers session S may ask
+//	                            for; P, Q are ports of its clusters that
 //	                            it is about to give back;
-//	                            plan says that plan() of session S asks, whose
-//	                            nodes then take turns with those of others. The
+//	                            plan says that plan() asks, whose
+//	                            nodes take turns with those of others. The
 //	                            header Outlook says for what they will wait,
 //	                            when no worker is ready and some are started
-//	POST /v1/once?ports=P,Q&once=true
-//	                            text/plain: of how many nodes of the clusters on
-//	                            these ports the futures now run once at most;
-//	                            once=false lets them run again
+//	POST /v1/listeners?session=S&cluster=C&port=P&intent=I
+//	                            text/plain: session S is about to listen on P for
+//	                            the nodes of its cluster C, until the connection of
+//	                            this request ends. intent: the nodes are to have a
+//	                            worker each (workers) or to take turns (futures),
+//	                            or the session starts its workers itself (own,
+//	                            which may leave out the port: on any)
+//	DELETE /v1/listeners?session=S&cluster=C
+//	                            ends that before the connection ends
+//	POST /v1/once?session=S&ports=P,Q&once=true
+//	                            text/plain: of how many nodes of the session's
+//	                            clusters on these ports the futures now run once at
+//	                            most; once=false lets them run again
 //	GET /v1/nodes?port=P&peers=A,B
 //	                            text/plain: how many connections of nodes of the
 //	                            user's clusters on port P the rendezvous has; with
@@ -87,11 +97,8 @@ func Handler(source Source) http.Handler {
 		if err != nil {
 			ports = nil // nobody else's clusters are served
 		}
-		n := source.Available(uid, ports, plan)
+		n := source.Available(uid, r.URL.Query().Get("session"), ports, plan)
 		if plan {
-			if err == nil {
-				source.Plan(uid, r.URL.Query().Get("session"))
-			}
 			if text := source.Outlook(); text != "" {
 				w.Header().Set("Outlook", text)
 			}
@@ -117,8 +124,9 @@ func Handler(source Source) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintln(w, source.Once(uid, ports, once))
+		fmt.Fprintln(w, source.Once(uid, r.URL.Query().Get("session"), ports, once))
 	})
+	handleListeners(mux, source)
 	handleNodes(mux, source)
 	mux.HandleFunc("GET /v1/state", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -69,27 +69,30 @@ func TestWorkers(t *testing.T) {
 		"?ports=11562":           {http.StatusOK, "3\n", []uint16{11562}, true, false},
 		"?ports=11562,11000":     {http.StatusOK, "3\n", []uint16{11562, 11000}, true, false},
 		"?plan=true&session=7-1": {http.StatusOK, "3\n", nil, true, true},
+		"?session=7-1":           {http.StatusOK, "3\n", nil, true, false},
 		"?ports=11562,":          {http.StatusBadRequest, `ports: "" is no port number; give them separated by commas` + "\n", nil, false, false},
 		"?ports=many":            {http.StatusBadRequest, `ports: "many" is no port number; give them separated by commas` + "\n", nil, false, false},
 		"?ports=70000":           {http.StatusBadRequest, `ports: "70000" is no port number; give them separated by commas` + "\n", nil, false, false},
 		"?ports=" + ports(2000):  {http.StatusBadRequest, "ports: 2000 given, at most 1024 are taken\n", nil, false, false},
 	} {
 		var asked []uint16
-		hinted, planned, forPlan := false, false, false
+		hinted, forPlan, session := false, false, ""
 		handler := api.Handler(api.Source{
-			State:     state,
-			Available: func(uid uint32, ports []uint16, plan bool) int { asked, forPlan = ports, plan; return 3 },
-			Plan:      func(uid uint32, session string) { planned = uid == user && session == "7-1" },
-			Hint:      func() { hinted = true },
-			Outlook:   func() string { return "2 pods start" },
-			PeerUID:   asUser, UIDs: []uint32{user},
+			State: state,
+			Available: func(_ uint32, s string, ports []uint16, plan bool) int {
+				asked, session, forPlan = ports, s, plan
+				return 3
+			},
+			Hint:    func() { hinted = true },
+			Outlook: func() string { return "2 pods start" },
+			PeerUID: asUser, UIDs: []uint32{user},
 		})
 		status, body := get(t, handler, "/v1/workers"+query)
 		if outlook := header(handler, "/v1/workers"+query).Get("Outlook"); (outlook == "2 pods start") != want.plan {
 			t.Errorf("%.40s: outlook %q", query, outlook)
 		}
-		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted || planned != want.plan || forPlan != want.plan {
-			t.Errorf("%.40s: %d %q, asked for %v, hinted %v, planned %v; want %+v", query, status, body, asked, hinted, planned, want)
+		if status != want.status || body != want.body || fmt.Sprint(asked) != fmt.Sprint(want.ports) || hinted != want.hinted || forPlan != want.plan || (session == "7-1") != strings.Contains(query, "session=") {
+			t.Errorf("%.40s: %d %q, asked for %v by %q, hinted %v; want %+v", query, status, body, asked, session, hinted, want)
 		}
 	}
 }
@@ -98,8 +101,7 @@ func TestWorkers(t *testing.T) {
 func TestWorkersForAStranger(t *testing.T) {
 	asked := []uint16{}
 	handler := api.Handler(api.Source{
-		Available: func(_ uint32, ports []uint16, _ bool) int { asked = ports; return 3 },
-		Plan:      func(uint32, string) { t.Error("a stranger's plan") },
+		Available: func(_ uint32, _ string, ports []uint16, _ bool) int { asked = ports; return 3 },
 		Hint:      func() {}, Outlook: func() string { return "" }, PeerUID: asUser,
 	})
 	if status, body := get(t, handler, "/v1/workers?ports=11000&plan=true"); status != http.StatusOK || body != "3\n" || asked != nil {
@@ -113,15 +115,15 @@ func TestOnce(t *testing.T) {
 		body   string
 		asked  string
 	}{
-		"?ports=11562,11000&once=true": {http.StatusOK, "7\n", "[11562 11000] true"},
-		"?ports=11562&once=false":      {http.StatusOK, "7\n", "[11562] false"},
-		"?ports=11563&once=false":      {http.StatusForbidden, "this is for the users whose R sessions are served (--session-uids); this process belongs to user 1000\n", ""},
-		"?ports=11562":                 {http.StatusBadRequest, `once: "", want true or false` + "\n", ""},
-		"?ports=x&once=true":           {http.StatusBadRequest, `ports: "x" is no port number; give them separated by commas` + "\n", ""},
+		"?ports=11562,11000&once=true&session=7-1": {http.StatusOK, "7\n", "[11562 11000] true"},
+		"?ports=11562&once=false&session=7-1":      {http.StatusOK, "7\n", "[11562] false"},
+		"?ports=11563&once=false&session=7-1":      {http.StatusForbidden, "this is for the users whose R sessions are served (--session-uids); this process belongs to user 1000\n", ""},
+		"?ports=11562":                             {http.StatusBadRequest, `once: "", want true or false` + "\n", ""},
+		"?ports=x&once=true":                       {http.StatusBadRequest, `ports: "x" is no port number; give them separated by commas` + "\n", ""},
 	} {
 		asked := ""
-		source := api.Source{PeerUID: asUser, UIDs: []uint32{user}, Once: func(uid uint32, ports []uint16, once bool) int {
-			if uid == user {
+		source := api.Source{PeerUID: asUser, UIDs: []uint32{user}, Once: func(uid uint32, session string, ports []uint16, once bool) int {
+			if uid == user && session == "7-1" {
 				asked = fmt.Sprint(ports, once)
 			}
 			return 7

@@ -33,7 +33,7 @@ func TestBrowsers(t *testing.T) {
 		changed := false
 		handler := api.Handler(api.Source{
 			State: state, PeerUID: asUser, UIDs: []uint32{user},
-			Once: func(uint32, []uint16, bool) int { changed = true; return 1 },
+			Once: func(uint32, string, []uint16, bool) int { changed = true; return 1 },
 		})
 		request := fromLoopback(tc.method, tc.path)
 		request.Host, request.Body = tc.host, http.NoBody

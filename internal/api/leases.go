@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/lease"
 )
 
@@ -129,7 +130,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 func fail(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	for kind, code := range map[error]int{
-		errStranger: http.StatusForbidden, lease.ErrOwner: http.StatusForbidden, lease.ErrUnknown: http.StatusNotFound,
+		errStranger: http.StatusForbidden, broker.ErrAnnouncements: http.StatusTooManyRequests, lease.ErrOwner: http.StatusForbidden, lease.ErrUnknown: http.StatusNotFound,
 		lease.ErrNever: http.StatusConflict, lease.ErrBusy: http.StatusTooManyRequests, lease.ErrEnding: http.StatusServiceUnavailable,
 	} {
 		if errors.Is(err, kind) {

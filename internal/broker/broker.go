@@ -59,6 +59,12 @@ type Config struct {
 	PeerUID func(local, remote net.Addr) (uint32, error)
 	// UIDs are the users whose sessions are served.
 	UIDs []uint32
+	// Awaited reports whether a process that can be seen is a worker which connects to the
+	// port, as sockdiag.Awaited does. May be nil.
+	Awaited func(port uint16) (bool, error)
+	// Grace is how long a listener that no session has announced is left to others before
+	// it gets a worker; negative: for ever.
+	Grace time.Duration
 	// DemandTimeout is how long a node waits for a worker before its session gets
 	// an R error.
 	DemandTimeout time.Duration
@@ -88,17 +94,18 @@ type Broker struct {
 	mu       sync.Mutex
 	clusters map[*cluster]bool
 	latest   map[place]*cluster // the one that began last
-	own      map[place]bool     // where a cluster has listened that starts its own workers, and none of ours since
 	nextID   int
-	plans    []plan // for clusters that have not begun
-	blind    error  // why sessions are not seen at present
+	said     map[*announced]bool
+	saidAnew chan struct{} // closed when said changes, and made again
+	blind    error         // why sessions are not seen at present
 }
 
 // New makes a Broker.
 func New(config Config) *Broker {
 	b := &Broker{
 		config: config, served: make(map[uint32]bool),
-		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster), own: make(map[place]bool),
+		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster),
+		said: make(map[*announced]bool), saidAnew: make(chan struct{}),
 	}
 	for _, uid := range config.UIDs {
 		b.served[uid] = true
@@ -212,13 +219,13 @@ func (b *Broker) reconcile(known map[uint64]*demand, found []sockdiag.Listener, 
 	return changed
 }
 
-// Once says whether the futures of the user's clusters on ports are to run once at most.
+// Once says whether the futures of the session's clusters on ports are to run once at most.
 // It returns how many nodes that concerns.
-func (b *Broker) Once(uid uint32, ports []uint16, once bool) (nodes int) {
+func (b *Broker) Once(uid uint32, session string, ports []uint16, once bool) (nodes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for n := range b.nodes() {
-		if n.session != nil && n.cluster.uid == uid && slices.Contains(ports, n.cluster.port) {
+		if n.session != nil && n.cluster.isOf(uid, session, ports) {
 			n.session.Once(once)
 			nodes++
 		}
@@ -249,12 +256,12 @@ func (b *Broker) listening(d *demand) bool {
 }
 
 // Available is the number of workers that a session may ask for now: those that
-// work or are about to, without those that other clusters hold than the user's on these
+// work or are about to, without those that other clusters hold than its own on these
 // ports, whose workers the session gives back before it takes new ones. For a
 // plan, what runs futures elsewhere counts as well, since it is shared, and what can be
 // started for it.
-func (b *Broker) Available(uid uint32, ports []uint16, plan bool) int {
-	n := b.available("", uid, ports, func(n *node) bool { return n.holds() && !(plan && n.shares()) })
+func (b *Broker) Available(uid uint32, session string, ports []uint16, plan bool) int {
+	n := b.available("", uid, session, ports, func(n *node) bool { return n.holds() && !(plan && n.shares()) })
 	if plan {
 		n = max(n, b.Most(""))
 	}
@@ -266,13 +273,13 @@ func (b *Broker) Available(uid uint32, ports []uint16, plan bool) int {
 
 // AvailableIn is Available for a lease in one group.
 func (b *Broker) AvailableIn(group string, uid uint32, ports []uint16) int {
-	return max(b.available(group, uid, ports, (*node).holds), b.Most(group))
+	return max(b.available(group, uid, "", ports, (*node).holds), b.Most(group))
 }
 
 // available counts the workers of a group, "" for any, that work or are about to, without
-// those that leases have or that nodes of other clusters hold than the user's on these
+// those that leases have or that nodes of other clusters hold than the session's on these
 // ports.
-func (b *Broker) available(group string, uid uint32, ports []uint16, holds func(*node) bool) int {
+func (b *Broker) available(group string, uid uint32, session string, ports []uint16, holds func(*node) bool) int {
 	available := make(map[string]bool)
 	for _, s := range b.config.Pool.Workers() {
 		switch s.State {
@@ -290,7 +297,7 @@ func (b *Broker) available(group string, uid uint32, ports []uint16, holds func(
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for n := range b.nodes() {
-		if own := n.cluster.uid == uid && slices.Contains(ports, n.cluster.port); !own && holds(n) {
+		if !n.cluster.isOf(uid, session, ports) && holds(n) {
 			delete(available, n.held())
 		}
 	}

@@ -51,12 +51,12 @@ func TestPairing(t *testing.T) {
 	// A session gives back its own workers before it takes new ones.
 	for port, want := range map[int]int{0: 0, first.port: 2} {
 		for _, plan := range []bool{false, true} { // none of these has shown that it runs futures
-			if got := s.Available(uid, []uint16{uint16(port)}, plan); got != want {
+			if got := s.Available(uid, "session", []uint16{uint16(port)}, plan); got != want {
 				t.Errorf("Available(%d) is %d, want %d", port, got, want)
 			}
 		}
 	}
-	if got := s.Available(uid+1, []uint16{uint16(first.port)}, false); got != 0 {
+	if got := s.Available(uid+1, "session", []uint16{uint16(first.port)}, false); got != 0 {
 		t.Errorf("Available of another user is %d, want 0", got)
 	}
 	for _, conn := range []net.Conn{one, two, three} {
@@ -153,7 +153,7 @@ func TestSessionWorkers(t *testing.T) {
 	for _, name := range []string{"a", "b", "c"} {
 		s.agent(name)
 	}
-	if n := s.Available(uid, nil, false); n != 2 {
+	if n := s.Available(uid, "session", nil, false); n != 2 {
 		t.Errorf("%d are available, want 2", n)
 	}
 	first := s.listen(0, uid)
@@ -301,20 +301,15 @@ func TestRecalledTooLate(t *testing.T) {
 }
 
 // A plan's nodes are connected without workers. That a port was listened on for a moment
-// before, as parallelly does to try it out, does not use the announcement up.
+// before, as parallelly does to try it out, is nothing of the plan's.
 func TestPlan(t *testing.T) {
 	s := start(t, patience)
-	s.Plan(uid+1, "another user's")
-	s.Plan(uid, "session")
-	s.Plan(uid, "session") // it asks twice
 	trial := s.listen(0, uid)
-	trial.listener.Close() // nobody is there any more when the broker has seen it
-	s.eventually("the trial to be over", func() bool {
-		s.Hint()
-		return s.looked() > 2 && len(s.Clusters()) == 0
-	})
+	s.eventually("the trial to be seen", func() bool { return len(s.Clusters()) == 1 })
+	trial.listener.Close()
 	trial.unlist()
-	s.listen(0, uid).connect()
+	s.eventually("the trial to be over", func() bool { return len(s.Clusters()) == 0 })
+	s.listenAs(broker.Announcement{Intent: broker.ForFutures}).connect()
 	s.eventually("a node without a worker", func() bool {
 		clusters := s.Clusters()
 		return len(clusters) == 1 && clusters[0].Nodes[0].State == "vacant"

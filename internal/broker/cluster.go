@@ -13,10 +13,18 @@ import (
 	"go.uber.org/zap"
 )
 
-// place is where the nodes of one cluster listen, one after the other.
+// place is where the nodes of one cluster listen, one after the other, and how it was announced:
+// "" if it was not.
 type place struct {
-	uid  uint32
-	port uint16
+	uid           uint32
+	port          uint16
+	session, name string
+}
+
+// isOf reports whether the cluster is the session's, which has it on one of the ports: for all
+// that is known, if it was not announced.
+func (p place) isOf(uid uint32, session string, ports []uint16) bool {
+	return p.uid == uid && (p.session == "" || p.session == session) && slices.Contains(ports, p.port)
 }
 
 // cluster is the nodes of one makeClusterPSOCK() call, told by the place that they
@@ -32,15 +40,12 @@ type cluster struct {
 	// answers are what its nodes were told by workers and need not be told again: of a
 	// cluster whose nodes take turns; nil for any other.
 	answers *relay.Answers
-	// plan is what announced it, until its session is connected: parallelly tries a port
-	// out by listening on it for a moment, and that is not the cluster yet.
-	plan  *plan
-	since time.Time
-	nodes map[*node]bool
-	most  int           // nodes it had at once
-	ready chan struct{} // closed when a call has been sent: all nodes are connected
-	calls int64
-	busy  time.Duration
+	since   time.Time
+	nodes   map[*node]bool
+	most    int           // nodes it had at once
+	ready   chan struct{} // closed when a call has been sent: all nodes are connected
+	calls   int64
+	busy    time.Duration
 	// refusal is the answer that a node got in the place of a worker; the nodes
 	// that follow get it at once.
 	refusal   string
@@ -87,50 +92,37 @@ func (c *cluster) isReady() bool {
 	}
 }
 
-// name is how logs and tables call the cluster.
-func (c *cluster) name() string { return fmt.Sprintf("cluster %d (port %d)", c.id, c.port) }
+// label is how logs and tables call the cluster.
+func (c *cluster) label() string { return fmt.Sprintf("cluster %d (port %d)", c.id, c.port) }
 
-// join makes n a node of a cluster.
-func (b *Broker) join(n *node) *cluster {
+// join makes n a node of its owner's cluster.
+func (b *Broker) join(n *node, o owner) *cluster {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := b.clusterOf(n.demand)
+	c := b.clusterOf(n.demand, o)
 	c.nodes[n] = true
 	c.most = max(c.most, len(c.nodes))
 	b.poke()
 	return c
 }
 
-// clusterOf is the cluster that d is of: the latest of its place, or a new one. One that
-// has made a call is complete, and its port free for others, while it lives: what listens
-// there is another cluster if a plan was announced, else taken for a node that is made
-// again (parallelly::cloneNode). Called with the lock held.
-func (b *Broker) clusterOf(d *demand) *cluster {
-	where := place{uid: d.UID, port: d.Port}
-	latest := b.latest[where]
-	if latest != nil && !latest.isReady() {
-		return latest
-	}
-	var terms *lease.Terms
-	if latest == nil { // else it has the lease of the port
-		terms = b.leaseOf(d)
-	}
-	var announced *plan
-	if terms == nil {
-		announced = b.takePlan(d.UID)
-	}
-	if latest != nil && announced == nil {
+// clusterOf is the cluster that d is of. One that was announced is told by its name, whenever
+// a node of it is made again. One that was not is complete with its first call, and what listens
+// on its port then is another session's for all that is known. Called with the lock held.
+func (b *Broker) clusterOf(d *demand, o owner) *cluster {
+	where := place{uid: d.UID, port: d.Port, session: o.session, name: o.cluster}
+	if latest := b.latest[where]; latest != nil && (o.cluster != "" || !latest.isReady()) {
 		return latest
 	}
 	b.nextID++
 	c := &cluster{
-		place: where, id: b.nextID, lease: terms, plan: announced, shared: announced != nil,
+		place: where, id: b.nextID, lease: o.lease, shared: o.shared,
 		since: d.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
 	}
-	if terms != nil {
-		c.tenant, c.shared = terms.Tenant, terms.Share
+	if o.lease != nil {
+		c.tenant = o.lease.Tenant
 	} else {
-		c.tenant = b.config.Pool.NewTenant(c.name(), b.config.SessionWorkers)
+		c.tenant = b.config.Pool.NewTenant(c.label(), b.config.SessionWorkers)
 	}
 	if c.shared {
 		c.answers = relay.NewAnswers()
@@ -170,9 +162,6 @@ func (b *Broker) leave(n *node) {
 	if b.latest[c.place] == c {
 		delete(b.latest, c.place)
 	}
-	if c.plan != nil {
-		b.plans = append(b.plans, *c.plan)
-	}
 	b.leaseEnded(c)
 	if c.isReady() {
 		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),
@@ -190,51 +179,10 @@ func (b *Broker) start(c *cluster) {
 		return
 	}
 	close(c.ready)
-	delete(b.own, c.place)
 	b.config.Pool.Complete(c.tenant)
 	b.config.Metrics.clusters.Inc()
 	b.config.Log.Info("cluster ready", zap.Int("cluster", c.id), zap.Uint16("port", c.port), zap.Uint32("uid", c.uid),
 		zap.Int("nodes", len(c.nodes)), zap.Duration("took", time.Since(c.since)))
-}
-
-// plan is the announcement of a cluster.
-type plan struct {
-	uid     uint32
-	session string
-	at      time.Time
-}
-
-const (
-	// planFor is how long after it was announced a cluster may begin: R is about to
-	// listen, on a machine that may be busy.
-	planFor = 30 * time.Second
-	// mostPlans bounds the announcements that are kept.
-	mostPlans = 1000
-)
-
-// Plan says that a session of the user is about to make a cluster for its futures, as
-// plan() does. session tells the user's sessions apart: plan() may ask more than once.
-func (b *Broker) Plan(uid uint32, session string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.plans = slices.DeleteFunc(b.plans, func(p plan) bool {
-		return p.uid == uid && p.session == session || time.Since(p.at) > planFor
-	})
-	if len(b.plans) < mostPlans {
-		b.plans = append(b.plans, plan{uid, session, time.Now()})
-	}
-}
-
-// takePlan is the announcement of a cluster of the user that begins, nil if there was
-// none. Called with the lock held.
-func (b *Broker) takePlan(uid uint32) *plan {
-	for i, p := range b.plans {
-		if p.uid == uid && time.Since(p.at) <= planFor {
-			b.plans = slices.Delete(b.plans, i, i+1)
-			return &p
-		}
-	}
-	return nil
 }
 
 // size is how many workers c has use for when one of its nodes waits: a session that

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"cmp"
 	"fmt"
 	"testing"
 
@@ -9,43 +10,47 @@ import (
 )
 
 // R listens on a cluster's port only while it connects its nodes. Another session that gets
-// the port afterwards has a cluster of its own, and R processes of its own.
+// the port afterwards has a cluster of its own, and R processes of its own, whatever either has
+// announced.
 func TestPortOfALivingCluster(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		uid     int
-		planned bool
-	}{
-		"another user's":         {uid + 1, false},
-		"another user's plan":    {uid + 1, true},
-		"another plan of theirs": {uid, true},
+	for name, second := range map[string]broker.Announcement{
+		"another user's":           {UID: uid + 1},
+		"another user's plan":      {UID: uid + 1, Intent: broker.ForFutures},
+		"another session's plan":   {Session: "second", Intent: broker.ForFutures},
+		"another session's":        {Session: "second", Intent: broker.ForWorkers},
+		"another plan of theirs":   {Cluster: "2", Intent: broker.ForFutures},
+		"a session that says none": {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := startWith(t, func(c *broker.Config) { c.UIDs = []uint32{uid, uid + 1} })
 			a := s.computer("a")
 			s.eventually("it to be warm", func() bool { return s.count(pool.Warm) == 1 })
-			s.Plan(uid, "one")
-			first := s.listen(0, uid)
+			retract, first := s.announced(broker.Announcement{Session: "first", Intent: broker.ForFutures})
 			mine := first.connect()
 			call(t, mine, introduction)
 			a.called(t)
 			a.answer(t, "me")
 			read(t, mine, "me")
-			if tc.planned {
-				s.Plan(uint32(tc.uid), "two")
+			retract()
+			var listener *session
+			if second.Port = uint16(first.port); second.Intent == "" {
+				listener = s.listen(first.port, int(cmp.Or(second.UID, uid)))
+			} else {
+				listener = s.listenAs(second)
 			}
-			theirs := s.listen(first.port, tc.uid).connect()
+			theirs := listener.connect()
 			call(t, theirs, introduction)
 			a.called(t)
 			clusters := s.Clusters()
-			if len(clusters) != 2 || len(clusters[0].Nodes) != 1 || clusters[0].UID != uid || len(clusters[1].Nodes) != 1 || clusters[1].UID != uint32(tc.uid) {
+			if len(clusters) != 2 || len(clusters[0].Nodes) != 1 || clusters[0].UID != uid || len(clusters[1].Nodes) != 1 || clusters[1].UID != cmp.Or(second.UID, uid) {
 				t.Fatalf("the clusters are %+v", clusters)
 			}
 			if got, want := s.pool.Workers()[0].Cluster, fmt.Sprintf("cluster %d (port %d)", clusters[1].ID, first.port); got != want {
 				t.Errorf("the worker is %s's, want %s's", got, want)
 			}
-			if n := s.Once(uid, []uint16{uint16(first.port)}, true); n == 0 {
+			if n := s.Once(uid, "first", []uint16{uint16(first.port)}, true); n == 0 {
 				t.Error("the first session's cluster is not known any more")
 			}
 			a.answer(t, "me too")
@@ -60,14 +65,14 @@ func TestPortOfALivingCluster(t *testing.T) {
 	}
 }
 
-// A node that is made again, which nothing announces, is of the cluster that it was of.
+// A node that is made again says of which cluster it is.
 func TestNodeMadeAgain(t *testing.T) {
 	s := start(t, patience)
-	s.Plan(uid, "one")
-	first := s.listen(0, uid)
+	retract, first := s.announced(broker.Announcement{Intent: broker.ForFutures})
 	call(t, first.connect(), introduction)
 	s.eventually("the cluster to be ready", func() bool { return s.metric("rendezvous_clusters_total", "") == 1 })
-	s.listen(first.port, uid).connect()
+	retract()
+	s.listenAs(broker.Announcement{Port: uint16(first.port), Intent: broker.ForFutures}).connect()
 	s.eventually("its second node", func() bool {
 		clusters := s.Clusters()
 		return len(clusters) == 1 && len(clusters[0].Nodes) == 2 && clusters[0].Nodes[1].State == "vacant"

@@ -13,18 +13,9 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/socket"
 )
 
-const (
-	// patience is how long a listener may keep listening after it has accepted our
-	// connection before it counts as no R session. R closes it at once.
-	patience = time.Second
-	// acceptLimit is how long it may take to accept the connection: R does at once, but
-	// its machine may be short of processors.
-	acceptLimit = 10 * time.Second
-	// ownPatience is how long a listener is left alone on a port whose cluster starts its own
-	// workers: parallelly makes one of its nodes again by listening for a new process, which
-	// takes R's start.
-	ownPatience = 10 * time.Second
-)
+// patience is how long a worker stands by for a session that has not shown yet that it wants
+// one: R does so at once, but its machine may be short of processors, or wait for a name service.
+const patience = time.Second
 
 // first is what was read first from a session: frame holds relay.Headroom bytes
 // of room and then the data.
@@ -40,8 +31,6 @@ func (e errForeign) Error() string { return string(e) }
 
 // connect dials the session and starts to read from it.
 func (n *node) connect(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	var dialer net.Dialer
 	conn, err := dialer.DialTCP(ctx, "tcp4", netip.AddrPort{}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), n.demand.Port))
 	if err != nil {
@@ -68,10 +57,10 @@ func (n *node) connect(ctx context.Context) error {
 // recognise waits for the sign that the listener is an R session which wants a
 // worker: R accepts one connection and closes the listener. A cluster that starts
 // its own workers keeps it open until they are there, and greets each connection
-// with a call; it takes no offence when one of them hangs up. Anything else that
-// keeps listening is not R.
+// with a call; it takes no offence when one of them hangs up. Nothing else is hung up
+// on, however long it takes, for R has nobody else to talk to once it has accepted. No worker
+// stands by for longer than patience.
 func (n *node) recognise(ctx context.Context) error {
-	began, accepted := time.Now(), false
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	for {
@@ -90,15 +79,11 @@ func (n *node) recognise(ctx context.Context) error {
 				return errForeign(ownWorkers)
 			}
 			return nil
-		case now := <-limit.C:
+		case <-limit.C:
 			if !n.broker.listening(n.demand) {
 				return nil // seen late
 			}
-			before := accepted // by the last look: else it may have been in this moment
-			if accepted = !n.abandoned(); before || now.Sub(began) > acceptLimit {
-				return errForeign(notR)
-			}
-			limit.Reset(patience)
+			n.drop()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -130,32 +115,4 @@ func (n *node) abandoned() bool {
 	}
 	_, err := n.broker.config.PeerUID(n.client.LocalAddr(), n.client.RemoteAddr())
 	return errors.Is(err, sockdiag.ErrNotFound)
-}
-
-// rememberOwn notes that a cluster that starts its own workers listens there.
-func (b *Broker) rememberOwn(where place) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.own[where] = true
-}
-
-// startsItsOwn reports whether the first node of c, which nobody has announced, listens where
-// a cluster did that starts its own workers.
-func (b *Broker) startsItsOwn(c *cluster) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.own[c.place] && c.plan == nil && c.lease == nil && len(c.nodes) == 1
-}
-
-// outlasts reports whether the listener listens for so long.
-func (n *node) outlasts(ctx context.Context, long time.Duration) bool {
-	limit := time.NewTimer(long)
-	defer limit.Stop()
-	select {
-	case <-limit.C:
-		return true
-	case <-n.demand.gone:
-	case <-ctx.Done():
-	}
-	return false
 }

@@ -5,13 +5,11 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
-	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 )
 
 // Sessions of other users are never connected to.
@@ -33,7 +31,6 @@ func TestForeignListeners(t *testing.T) {
 	s := start(t, patience)
 	s.agent("a")
 	for reason, behave := range map[string]func(*net.TCPConn){
-		"not_r":       func(*net.TCPConn) {},
 		"own_workers": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, exec) },
 		"hung_up":     func(conn *net.TCPConn) { conn.Close() },
 	} {
@@ -48,83 +45,20 @@ func TestForeignListeners(t *testing.T) {
 	}
 }
 
-// A cluster that starts its own workers may make one of its nodes again: it is left alone.
-func TestNodeOfALocalCluster(t *testing.T) {
-	s := start(t, patience)
-	s.agent("a")
-	first := s.listen(0, uid)
-	conn := first.accept()
+// A cluster that starts its own workers is not answered, although there is no worker.
+func TestForeignListenersWithoutAWorker(t *testing.T) {
+	s := start(t, short)
+	listener := s.listen(0, uid)
+	conn := listener.accept()
 	if _, err := io.WriteString(conn, exec); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("its cluster to be known", func() bool { return s.metric("rendezvous_foreign_listeners_total", "own_workers") == 1 })
-	first.unlist()
-	first.listener.Close()
-	again := s.listen(first.port, uid)
-	echo(t, s.listen(0, uid).connect(), exec)
-	if err := again.listener.SetDeadline(time.Now()); err != nil {
-		t.Fatal(err)
+	if n, err := io.Copy(io.Discard, conn); n != 0 {
+		t.Errorf("answered with %d bytes (%v)", n, err)
 	}
-	if _, err := again.listener.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the node was connected to: %v", err)
-	}
-}
-
-// A listener that is no R session is told from one although there is no worker,
-// and a cluster that starts its own workers is not answered.
-func TestForeignListenersWithoutAWorker(t *testing.T) {
-	s := start(t, short)
-	for reason, behave := range map[string]func(*net.TCPConn){
-		"not_r":       func(*net.TCPConn) {},
-		"own_workers": func(conn *net.TCPConn) { _, _ = io.WriteString(conn, exec) },
-	} {
-		listener := s.listen(0, uid)
-		conn := listener.accept()
-		behave(conn)
-		if n, err := io.Copy(io.Discard, conn); n != 0 {
-			t.Errorf("%s: answered with %d bytes (%v)", reason, n, err)
-		}
-		s.eventually(reason, func() bool { return s.metric("rendezvous_foreign_listeners_total", reason) == 1 })
-		listener.unlist()
-	}
+	s.eventually("the reason", func() bool { return s.metric("rendezvous_foreign_listeners_total", "own_workers") == 1 })
 	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 0 {
 		t.Errorf("unmet demand is %g, want none", n)
-	}
-}
-
-// A session that is late to accept the connection, its machine being overloaded, is none
-// the less one.
-func TestLateToAccept(t *testing.T) {
-	var accepted atomic.Bool
-	asked := make(chan struct{}, 1)
-	s := startWith(t, func(c *broker.Config) {
-		c.PeerUID = func(local, remote net.Addr) (uint32, error) {
-			if accepted.Load() {
-				return uid, nil
-			}
-			select {
-			case asked <- struct{}{}:
-			default:
-			}
-			return 0, sockdiag.ErrNotFound
-		}
-	})
-	s.agent("a")
-	listener := s.listen(0, uid)
-	for range 2 {
-		select {
-		case <-asked:
-		case <-time.After(patience):
-			t.Fatal("nobody looks whether it has accepted")
-		}
-	}
-	conn := listener.connect()
-	accepted.Store(true)
-	echo(t, conn, exec)
-	for _, reason := range []string{"not_r", "hung_up"} {
-		if n := s.metric("rendezvous_foreign_listeners_total", reason); n != 0 {
-			t.Errorf("%g listeners are taken for %s", n, reason)
-		}
 	}
 }
 

@@ -89,7 +89,7 @@ func TestLease(t *testing.T) {
 	first := s.listen(0, uid+1) // nobody serves it yet
 	first.unlist()
 	book.lend(t, s, uint16(first.port), uid, "big", 1)
-	if n, big := s.Available(uid, nil, false), s.AvailableIn("big", uid, nil); n != 2 || big != 1 {
+	if n, big := s.Available(uid, "session", nil, false), s.AvailableIn("big", uid, nil); n != 2 || big != 1 {
 		t.Errorf("%d are available, %d of the group; want 2 and 1", n, big)
 	}
 	reserved := book.Held()[0]

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -67,6 +68,35 @@ func (f *table) add(port, uid int) (remove func()) {
 	}
 }
 
+// announce says what a session is about to do, until the end of the test or of retract.
+func (s *system) announce(a broker.Announcement) (retract func()) {
+	s.t.Helper()
+	a.UID = cmp.Or(a.UID, uid)
+	a.Session = cmp.Or(a.Session, "session")
+	retract, err := s.Announce(a)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return retract
+}
+
+// announced listens as a session that has announced it, until retract is called.
+func (s *system) announced(a broker.Announcement) (retract func(), listener *session) {
+	s.t.Helper()
+	listener = s.bind(int(a.Port))
+	a.UID, a.Port, a.Cluster = cmp.Or(a.UID, uid), uint16(listener.port), cmp.Or(a.Cluster, "1")
+	retract = s.announce(a)
+	listener.unlist = s.table.add(listener.port, int(a.UID))
+	return retract, listener
+}
+
+// listenAs does so until the end of the test.
+func (s *system) listenAs(a broker.Announcement) *session {
+	s.t.Helper()
+	_, listener := s.announced(a)
+	return listener
+}
+
 // looked is how often the broker has asked.
 func (s *system) looked() int {
 	s.table.mu.Lock()
@@ -89,6 +119,7 @@ type system struct {
 	registry *prometheus.Registry
 	log      *observer.ObservedLogs
 	agents   net.Listener
+	plans    int // that were made
 }
 
 func start(t *testing.T, demandTimeout time.Duration) *system {
@@ -109,7 +140,7 @@ func startWith(t *testing.T, change func(*broker.Config)) *system {
 	})
 	config := broker.Config{
 		Log: zap.New(core), Metrics: broker.NewMetrics(s.registry), Relay: relay.NewMetrics(s.registry),
-		Pool: s.pool, Listeners: s.table, UIDs: []uint32{uid}, DemandTimeout: patience,
+		Pool: s.pool, Listeners: s.table, UIDs: []uint32{uid}, Grace: 0, DemandTimeout: patience,
 		MaxAttempts: 3, Journal: journal.NewBudget(t.TempDir(), journal.Limits{Each: 1 << 20, Memory: 1 << 20}),
 	}
 	change(&config)
@@ -239,13 +270,21 @@ type session struct {
 
 func (s *system) listen(port, uid int) *session {
 	s.t.Helper()
+	session := s.bind(port)
+	session.unlist = s.table.add(session.port, uid)
+	return session
+}
+
+// bind opens a listening socket that the broker does not see yet.
+func (s *system) bind(port int) *session {
+	s.t.Helper()
 	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { listener.Close() })
 	port = listener.Addr().(*net.TCPAddr).Port
-	return &session{t: s.t, listener: listener, port: port, unlist: s.table.add(port, uid)}
+	return &session{t: s.t, listener: listener, port: port}
 }
 
 // accept accepts, as R does, and goes on listening.

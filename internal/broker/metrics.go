@@ -18,7 +18,6 @@ type Metrics struct {
 // Why a listener in the port range is left alone.
 const (
 	ownWorkers = "own_workers" // its cluster starts its own workers
-	notR       = "not_r"       // it goes on listening, as no R session does
 	hungUp     = "hung_up"     // it closed our connection
 	otherUser  = "other_user"  // the port changed hands while we connected
 )
@@ -51,7 +50,7 @@ func NewMetrics(register prometheus.Registerer) *Metrics {
 		Name: "rendezvous_foreign_listeners_total",
 		Help: "Listening sockets in the PSOCK port range that wanted no worker.",
 	}, []string{"reason"})
-	for _, reason := range []string{ownWorkers, notR, hungUp, otherUser} {
+	for _, reason := range []string{ownWorkers, hungUp, otherUser} {
 		m.foreign[reason] = foreign.WithLabelValues(reason)
 	}
 	return m

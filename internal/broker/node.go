@@ -37,13 +37,15 @@ var (
 // serve takes one demand through its life.
 func (b *Broker) serve(ctx context.Context, d *demand) {
 	n := &node{broker: b, demand: d, since: d.seen, first: make(chan first, 1)}
-	n.cluster = b.join(n)
+	whose, err := b.claim(ctx, d)
+	if err != nil {
+		b.pass(b.config.Log, d, err)
+		return
+	}
+	n.cluster = b.join(n, whose)
 	defer b.leave(n)
 	log := b.config.Log.With(zap.Int("cluster", n.cluster.id), zap.Uint16("port", d.Port))
 
-	if b.startsItsOwn(n.cluster) && !n.outlasts(ctx, ownPatience) {
-		return
-	}
 	open := n.open
 	if n.cluster.shared {
 		open = n.openShared
@@ -58,21 +60,23 @@ func (b *Broker) serve(ctx context.Context, d *demand) {
 		n.drop()
 		err = n.acquire(ctx)
 	}
-	var foreign errForeign
 	if errors.Is(err, errUnmet) {
 		err = n.refuse(ctx, log, opening)
 	}
-	if errors.As(err, &foreign) {
-		b.config.Metrics.foreign[string(foreign)].Inc()
-		if foreign == ownWorkers {
-			b.rememberOwn(n.cluster.place)
-		}
-		log.Info("listener wants no worker", zap.String("reason", string(foreign)), zap.Uint32("uid", d.UID))
-	}
+	b.pass(log, d, err)
 	n.drop()
 	if n.client != nil {
 		n.connectedFrom(0)
 		n.client.Close()
+	}
+}
+
+// pass notes that d wants no worker, if err says so.
+func (b *Broker) pass(log *zap.Logger, d *demand, err error) {
+	var foreign errForeign
+	if errors.As(err, &foreign) {
+		b.config.Metrics.foreign[string(foreign)].Inc()
+		log.Info("listener wants no worker", zap.String("reason", string(foreign)), zap.Uint16("port", d.Port), zap.Uint32("uid", d.UID))
 	}
 }
 
@@ -95,6 +99,11 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 	n.broker.leaseConnected(n.cluster)
 	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
 	for {
+		if n.worker == nil { // given back meanwhile
+			if err := n.acquire(ctx); err != nil {
+				return nil, err
+			}
+		}
 		select {
 		case f := <-n.first:
 			if f.err != nil {
@@ -107,16 +116,10 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 		case <-n.worker.Over():
 			// It died before the session sent anything: nobody need notice.
 			n.drop()
-			if err := n.acquire(ctx); err != nil {
-				return nil, err
-			}
 			continue
 		case <-n.worker.Recalled():
 			// An older cluster waits for it. The session does not notice, either.
 			n.drop()
-			if err := n.acquire(ctx); err != nil {
-				return nil, err
-			}
 			continue
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -137,7 +140,7 @@ func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
 	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
 	n.broker.leaseConnected(n.cluster)
 	n.broker.mu.Lock()
-	n.connected, n.cluster.plan = true, nil
+	n.connected = true
 	n.broker.mu.Unlock()
 	select {
 	case f := <-n.first:

@@ -9,7 +9,7 @@ func (b *Broker) Nodes(uid uint32, port uint16, peers []uint16) int {
 	defer b.mu.Unlock()
 	count := 0
 	for n := range b.nodes() {
-		if n.peer != 0 && n.cluster.place == (place{uid: uid, port: port}) && (len(peers) == 0 || slices.Contains(peers, n.peer)) {
+		if n.peer != 0 && n.cluster.uid == uid && n.cluster.port == port && (len(peers) == 0 || slices.Contains(peers, n.peer)) {
 			count++
 		}
 	}

@@ -3,13 +3,14 @@ package broker_test
 import (
 	"net"
 	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/broker"
 )
 
 // A session learns which of its connections are nodes: its user's, on the port, while they last.
 func TestNodes(t *testing.T) {
 	s := start(t, patience)
-	s.Plan(uid, "one")
-	first := s.listen(0, uid)
+	first := s.listenAs(broker.Announcement{Intent: broker.ForFutures})
 	one := first.connect()
 	two := s.listen(first.port, uid).connect()
 	port := uint16(first.port)

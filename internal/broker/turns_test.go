@@ -3,6 +3,7 @@ package broker_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -57,12 +58,12 @@ func (c *computer) answer(t *testing.T, text string) {
 // plan connects the nodes of a plan.
 func (s *system) plan(nodes int) []net.Conn {
 	s.t.Helper()
-	s.Plan(uid, s.t.Name())
 	conns := make([]net.Conn, nodes)
-	port := 0
+	port := uint16(0)
+	s.plans++
 	for i := range conns {
-		listener := s.listen(port, uid)
-		port = listener.port
+		listener := s.listenAs(broker.Announcement{Port: port, Cluster: fmt.Sprint(s.plans), Intent: broker.ForFutures})
+		port = uint16(listener.port)
 		conns[i] = listener.connect()
 	}
 	return conns

@@ -41,6 +41,7 @@ type Config struct {
 	Prober        *sockdiag.Prober
 	UIDs          []uint32
 	DemandTimeout time.Duration
+	Grace         time.Duration // see broker.Config
 	MaxWorkers    int
 	// SessionWorkers is how many workers one cluster may hold; 0: no bound.
 	SessionWorkers int
@@ -95,7 +96,8 @@ func Run(ctx context.Context, config Config) error {
 	book := &leases{}
 	brokerConfig := broker.Config{
 		Log: config.Log, Metrics: broker.NewMetrics(registry), Relay: relay.NewMetrics(registry),
-		Pool: workers, Listeners: config.Prober, PeerUID: config.Prober.PeerUID, UIDs: config.UIDs, DemandTimeout: config.DemandTimeout,
+		Pool: workers, Listeners: config.Prober, PeerUID: config.Prober.PeerUID, UIDs: config.UIDs,
+		Awaited: sockdiag.Awaited, Grace: config.Grace, DemandTimeout: config.DemandTimeout,
 		MaxAttempts: config.MaxAttempts, Journal: config.Journal, Missing: missing, SessionWorkers: config.SessionWorkers,
 		Leases: book,
 	}
@@ -134,7 +136,8 @@ func (c Config) source(workers *pool.Pool, sessions *broker.Broker, book *leases
 			}
 		},
 		Available: sessions.Available,
-		Plan:      sessions.Plan,
+		Announce:  sessions.Announce,
+		Retract:   sessions.Retract,
 		Hint:      sessions.Hint,
 		Outlook:   sessions.PlanOutlook,
 		Once:      sessions.Once,

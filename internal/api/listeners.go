@@ -1,0 +1,100 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/broker"
+)
+
+// maxName bounds the names that a session gives itself and its clusters, in bytes.
+const maxName = 100
+
+// handleListeners adds to mux what tells the rendezvous for whom a session is about to listen.
+func handleListeners(mux *http.ServeMux, source Source) {
+	mux.HandleFunc("POST /v1/listeners", func(w http.ResponseWriter, r *http.Request) {
+		announcement, err := parseAnnouncement(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if announcement.UID, err = source.caller(r); err != nil {
+			fail(w, err)
+			return
+		}
+		retract, err := source.Announce(announcement)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		defer retract()
+		// As long as the caller's connection: reading is what tells that it has ended.
+		control := http.NewResponseController(w)
+		if control.SetReadDeadline(time.Time{}) != nil || control.SetWriteDeadline(time.Time{}) != nil {
+			http.Error(w, "this connection cannot be held", http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintln(w, "noted")
+		if control.Flush() == nil {
+			<-r.Context().Done()
+		}
+	})
+	mux.HandleFunc("DELETE /v1/listeners", func(w http.ResponseWriter, r *http.Request) {
+		session, cluster, err := parseNames(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		uid, err := source.caller(r)
+		if err != nil {
+			fail(w, err)
+			return
+		}
+		source.Retract(uid, session, cluster)
+		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+// parseNames reads what the caller calls itself and its cluster.
+func parseNames(r *http.Request) (session, cluster string, err error) {
+	names := [2]string{"session", "cluster"}
+	var values [2]string
+	for i, name := range names {
+		values[i] = r.URL.Query().Get(name)
+		if values[i] == "" || len(values[i]) > maxName {
+			return "", "", fmt.Errorf("%s: %d bytes, give a name of 1 to %d", name, len(values[i]), maxName)
+		}
+	}
+	return values[0], values[1], nil
+}
+
+// parseAnnouncement reads all but who says it.
+func parseAnnouncement(r *http.Request) (a broker.Announcement, err error) {
+	if a.Session, a.Cluster, err = parseNames(r); err != nil {
+		return a, err
+	}
+	query := r.URL.Query()
+	a.Intent = broker.Intent(query.Get("intent"))
+	if !slices.Contains(broker.Intents, a.Intent) {
+		var all []string
+		for _, intent := range broker.Intents {
+			all = append(all, string(intent))
+		}
+		return a, fmt.Errorf("intent: %.100q, give one of %s", a.Intent, strings.Join(all, ", "))
+	}
+	text := query.Get("port")
+	if text == "" && a.Intent == broker.ForOwn {
+		return a, nil
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return a, fmt.Errorf("port: %.100q is not a port number", text)
+	}
+	a.Port = uint16(port)
+	return a, nil
+}
