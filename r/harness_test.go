@@ -37,14 +37,15 @@ type rendezvous struct {
 	asked  []string
 	// announced are the announcements: METHOD INTENT PORT, and end with the connection of one.
 	announced []string
+	changed   chan struct{} // closed when announced changes, and made again
 }
 
 // sessionName is how a session names itself in a question.
-var sessionName = regexp.MustCompile(`session=[0-9]+-[0-9]+&`)
+var sessionName = regexp.MustCompile(`session=[0-9.-]+&`)
 
 func serve(t *testing.T, answer string) *rendezvous {
 	t.Helper()
-	r := &rendezvous{answer: answer, status: http.StatusOK}
+	r := &rendezvous{answer: answer, status: http.StatusOK, changed: make(chan struct{})}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -53,14 +54,14 @@ func serve(t *testing.T, answer string) *rendezvous {
 			return
 		}
 		if req.URL.Path == "/v1/listeners" {
-			r.announced = append(r.announced, fmt.Sprint(req.Method, " ", req.URL.Query().Get("intent"), " ", req.URL.Query().Get("port")))
+			r.announce(fmt.Sprint(req.Method, " ", req.URL.Query().Get("intent"), " ", req.URL.Query().Get("port")))
 			if req.Method == http.MethodPost {
 				fmt.Fprintln(w, "noted")
 				_ = http.NewResponseController(w).Flush()
 				r.mu.Unlock()
 				<-req.Context().Done()
 				r.mu.Lock()
-				r.announced = append(r.announced, "end")
+				r.announce("end")
 			}
 			return
 		}
@@ -70,6 +71,13 @@ func serve(t *testing.T, answer string) *rendezvous {
 	}))
 	t.Cleanup(r.Close)
 	return r
+}
+
+// announce notes what was announced. Called with the lock held.
+func (r *rendezvous) announce(text string) {
+	r.announced = append(r.announced, text)
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
 func (r *rendezvous) address() string { return r.Listener.Addr().String() }

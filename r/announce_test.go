@@ -1,0 +1,99 @@
+package r_test
+
+import (
+	"slices"
+	"testing"
+)
+
+// said are the announcements, once so many of them have ended.
+func (r *rendezvous) said(t *testing.T, ends int) []string {
+	t.Helper()
+	for {
+		r.mu.Lock()
+		said, changed := slices.Clone(r.announced), r.changed
+		r.mu.Unlock()
+		n := 0
+		for _, text := range said {
+			if text == "end" {
+				n++
+			}
+		}
+		if n >= ends {
+			return said
+		}
+		select {
+		case <-changed:
+		case <-t.Context().Done():
+			t.Fatalf("announced so far: %q", said)
+		}
+	}
+}
+
+// What a session is about to listen for is announced before it does, by how it makes its
+// cluster, once for all nodes, and no longer than it lasts; whatever becomes of it.
+func TestAnnouncements(t *testing.T) {
+	const quick = `timeout = 1, tries = 1`
+	for name, tc := range map[string]struct {
+		code string
+		want []string
+	}{
+		"parallelly":            {`parallel::stopCluster(parallelly::makeClusterPSOCK(2))`, []string{"POST own ", "end"}},
+		"parallelly, attached":  {`library(parallelly); parallel::stopCluster(makeClusterPSOCK(1))`, []string{"POST own ", "end"}},
+		"parallelly, in turns":  {`parallel::stopCluster(parallelly::makeClusterPSOCK(2, setup_strategy = "sequential"))`, []string{"POST own ", "end"}},
+		"by hand":               {`try(parallelly::makeClusterPSOCK(2, port = 11567, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST workers 11567", "end"}},
+		"by hand, elsewhere":    {`try(parallelly::makeClusterPSOCK("192.0.2.1", port = 11567, master = "127.0.0.1", manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST own 11567", "end"}},
+		"a plan":                {`suppressMessages(library(future)); try(plan(cluster, workers = 2, port = 11567, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST futures 11567", "end"}},
+		"a local plan":          {`suppressMessages(library(future)); plan(cluster, workers = 1); plan(sequential)`, []string{"POST own ", "end"}},
+		"parallel":              {`parallel::stopCluster(parallel::makeCluster(2))`, []string{"POST own ", "end"}},
+		"parallel, one by one":  {`parallel::stopCluster(parallel::makeCluster(2, setup_strategy = "sequential"))`, []string{"POST own ", "end"}},
+		"parallel, elsewhere":   {`try(parallel::makeCluster("192.0.2.1", rshcmd = "true", timeout = 1), silent = TRUE)`, []string{"POST own ", "end"}},
+		"parallel, by hand":     {`invisible(capture.output(try(parallel::makeCluster(1, manual = TRUE, port = 11567, timeout = 1), silent = TRUE)))`, []string{"POST workers 11567", "end"}},
+		"forks":                 {`parallel::stopCluster(parallel::makeForkCluster(2))`, []string{"POST own ", "DELETE  ", "end"}},
+		"forks, by makeCluster": {`library(parallel); stopCluster(makeCluster(1, type = "FORK"))`, []string{"POST own ", "DELETE  ", "end"}},
+		"nothing of a cluster":  {`invisible(loadNamespace("parallel")); invisible(loadNamespace("parallelly"))`, nil},
+		"switched off later":    {`Sys.setenv(PSOCK_RENDEZVOUS_API = "off"); parallel::stopCluster(parallel::makeCluster(1))`, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := serve(t, "2")
+			got, messages := run(t, r.address(), "options(warn = -1); "+tc.code+`; out(nrow(showConnections()), "psock" %in% ls(globalenv()))`)
+			wantFields(t, got, "0", "FALSE")
+			if messages != "" {
+				t.Errorf("R says %q", messages)
+			}
+			ends := 0
+			if tc.want != nil {
+				ends = 1
+			}
+			if said := r.said(t, ends); !slices.Equal(said, tc.want) {
+				t.Errorf("announced %q, want %q", said, tc.want)
+			}
+		})
+	}
+}
+
+// A node that is made again says of which cluster it is; one whose options are another session's,
+// as when they were saved, does not.
+func TestAnnouncedAgain(t *testing.T) {
+	r := serve(t, "2")
+	run(t, r.address(), `o <- parallelly::makeNodePSOCK("localhost", port = 11567L, rank = 1L, manual = TRUE, quiet = TRUE, timeout = 1, action = "options")
+		o$psock <- list(session = "another", cluster = 7, intent = "futures")
+		try(parallelly::makeNodePSOCK(o), silent = TRUE)`)
+	if said := r.said(t, 1); !slices.Equal(said, []string{"POST workers 11567", "end"}) {
+		t.Errorf("a node of another session's cluster is announced as %q", said)
+	}
+}
+
+// Arguments that a worker which runs already cannot have are told of, once.
+func TestUnmetArguments(t *testing.T) {
+	r := serve(t, "2")
+	_, messages := run(t, r.address(), `try(parallelly::makeClusterPSOCK(2, port = 11567, manual = TRUE, quiet = TRUE, timeout = 1, tries = 1,
+		rscript_envs = c(A = "1"), outfile = "", rscript_libs = .libPaths()), silent = TRUE); out(1)`)
+	const want = "psock-runtime: workers that run already do not get rscript_envs, outfile."
+	if len(messages) == 0 || messages[:min(len(messages), len(want))] != want {
+		t.Errorf("R says %q, want %q", messages, want)
+	}
+	_, messages = run(t, r.address(), `parallel::stopCluster(parallelly::makeClusterPSOCK(1, rscript_envs = c(A = "1"))); out(1)`)
+	if messages != "" {
+		t.Errorf("of a local worker: %q", messages)
+	}
+}
