@@ -145,7 +145,7 @@ func clientTLS(t *testing.T, dir string) *tls.Config {
 // for them goes back untouched, and those of other users are not even asked.
 func TestStrangersInThePortRange(t *testing.T) {
 	t.Parallel()
-	r := startRendezvous(t)
+	r := startRendezvous(t, "--grace", "0s")
 	r.startAgent("pod-a", 1)
 	r.awaitWarm(1)
 	before := r.await("a warm worker", func(s api.State) bool { return count(s, pool.Warm) == 1 })
@@ -156,6 +156,7 @@ func TestStrangersInThePortRange(t *testing.T) {
 	t.Cleanup(func() { server.Close() })
 	go func() { _ = server.Serve(web) }()
 	var met atomic.Int32
+	accepted := make(chan struct{}, 10)
 	silent := r.listenInRange()
 	go func() {
 		for {
@@ -164,11 +165,12 @@ func TestStrangersInThePortRange(t *testing.T) {
 				return
 			}
 			met.Add(1)
+			accepted <- struct{}{}
 			t.Cleanup(func() { conn.Close() })
 		}
 	}()
-	r.awaitMetric(`rendezvous_foreign_listeners_total{reason="not_r"}`, 2)
-	r.awaitWarm(1)
+	<-accepted
+	r.await("both to cost a connection and no worker", func(s api.State) bool { return len(s.Clusters) == 2 && count(s, pool.Warm) == 1 })
 	after, err := r.state()
 	if err != nil {
 		t.Fatal(err)
