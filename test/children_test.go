@@ -21,7 +21,7 @@ func TestPlansOfChildren(t *testing.T) {
 		"vanilla":             `{ f <- tempfile(); dump("ours", f); cat("library(future); cat(ours())", file = f, append = TRUE); scan(text = system2(file.path(R.home("bin"), "Rscript"), c("--vanilla", f), stdout = TRUE), quiet = TRUE) }`,
 		"a fork":              `parallel::mccollect(parallel::mcparallel(ours()))[[1L]]`,
 		"callr from multisession": `{ future::plan(future::multisession, workers = I(1)); future::value(future::future(callr::r(function() { library(future)
-			plan(cluster, manual = TRUE, quiet = TRUE); c(nbrOfWorkers(), value(future(1))) }), packages = "callr")) }`,
+			plan(cluster, manual = TRUE, quiet = TRUE); c(nbrOfWorkers(), value(future(1))) }), packages = "callr", seed = NULL)) }`,
 	} {
 		out := r.R(`
 ours <- function() { future::plan(future::cluster, manual = TRUE, quiet = TRUE); c(future::nbrOfWorkers(), future::value(future::future(1))) }

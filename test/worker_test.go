@@ -16,14 +16,14 @@ what <- function() list(
   "Home folder" = path.expand("~"),
   "Temporary folder" = dirname(tempdir()),
   "Locale" = Sys.getlocale("LC_COLLATE"),
-  "Time zone" = format(as.POSIXct(0), "%H %Z"),
+  "Time zone" = format(as.POSIXct(0, origin = "1970-01-01"), "%H %Z"),
   "Environment variables" = Sys.getenv("PSOCK_TEST_MINE"),
   "Options" = paste(getOption("psock.test.mine"), getOption("digits")),
   "Library paths" = paste(.libPaths(), collapse = " "),
   "Packages attached" = paste(grep("splines", search(), value = TRUE), collapse = " "),
   "User's R startup files" = paste(getOption("psock.test.profile")),
   "Threads of native code" = Sys.getenv("OMP_NUM_THREADS"),
-  "R version" = R.version.string)
+  "Kind of random numbers" = RNGkind()[1L])
 `
 
 // The table in docs/worker.md is so: what begins with "the session's" is the same as in the session,
@@ -58,13 +58,24 @@ options(psock.test.mine = 1, digits = 11)
 Sys.setenv(PSOCK_TEST_MINE = "mine", OMP_NUM_THREADS = 2)
 library(splines)
 library(future)
-mine <- what()
+RNGkind("Wichmann-Hill")
+global <- 42
+# What future sends with each future is asked of one.
+both <- function() {
+  set.seed(1)
+  c(value(future(what())), "Global variables that a future uses" = value(future(paste(global))),
+    "Random numbers with seed = TRUE" = value(future(paste(rnorm(1)), seed = TRUE)), "Cores" = value(future(paste(parallelly::availableCores()))))
+}
+mine <- c(what(), both()[-seq_along(what())])
 plan(cluster, manual = TRUE, quiet = TRUE)
-worker <- value(future(what()))
+worker <- both()
 plan(multisession, workers = I(1))
-local <- value(future(what()))
+local <- both()
 plan(sequential)
-for (row in names(mine)) {
+# One is what nested futures may use; future 1.31 says so to multisession alone.
+newer <- exists("ClusterFutureBackend", asNamespace("future"))
+stopifnot(local$Cores == "1", worker$Cores == (if (newer) "1" else paste(availableCores())))
+for (row in setdiff(names(mine), "Cores")) {
   said <- vapply(list(mine, worker, local), function(x) encodeString(x[[row]], quote = "'"), "")
   cat("row|", row, "|", said[2] == said[1], "|", said[3] == said[1], "|", paste(said, collapse = " "), "\n", sep = "")
 }
