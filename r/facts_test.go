@@ -55,6 +55,15 @@ var facts = map[string]string{
 		identical(names(formals(parallel::makePSOCKcluster))[1:2], c("names", "..."))`,
 	"base_options": `{ home <- asNamespace("parallel"); given <- home[[value[1]]](home[[value[3]]], list(manual = TRUE, port = 11563L))
 		isTRUE(home[[value[2]]]("manual", given)) && home[[value[2]]]("port", given) == 11563L && is.numeric(home[[value[2]]]("port", home[[value[3]]])) }`,
+	// Of several files future sources the first that exists; the user's own are those that it has without the variable.
+	"startup": `{ f <- tempfile(c("a", "b")); writeLines("options(psock.fact = 1)", f[2]); do.call(Sys.setenv, structure(list(paste(f, collapse = ":")), names = value))
+		r <- get(fact$starter, asNamespace("future"))(); Sys.unsetenv(value); identical(r, f[2]) && identical(getOption("psock.fact"), 1) }`,
+	"starter": `mentioned(value, get(".onAttach", asNamespace("future")))`,
+	"scripts": `identical(eval(formals(get(fact$starter, asNamespace("future")))[[1L]]), value)`,
+	// A callr child is started with what such a function has changed, in the file that R_PROFILE names.
+	"add_hook": `identical(told_by_callr, "x")`,
+	"profiles": `is.character(from_callr[[value]]) && length(from_callr[[value]]) == 2L && all(startsWith(from_callr[[value]], tempdir()))`,
+	"env":      `identical(from_callr[[value]][["R_PROFILE"]], from_callr[[fact$profiles]][1L])`,
 }
 
 const factsInR = `
@@ -67,6 +76,10 @@ generic <- function(name, args) {
 }
 local_made <- function() parallelly::makeNodePSOCK("localhost", port = 11562L, rank = 1L, action = "options")
 local <- parallelly::makeClusterPSOCK(1); local_node <- local[[1L]]
+from_callr <- NULL
+tell_callr <- getExportedValue("callr", fact$add_hook)
+tell_callr(fact = function(options) { from_callr <<- options; options$env[["PSOCK_FACT"]] <- "x"; options })
+told_by_callr <- callr::r(function() Sys.getenv("PSOCK_FACT"))
 for (name in names(checks)) {
   value <- fact[[name]]
   result <- tryCatch(isTRUE(eval(parse(text = checks[[name]]))), error = conditionMessage)
