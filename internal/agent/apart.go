@@ -51,8 +51,13 @@ func (a *Agent) keepApart() (err error) {
 	if a.scratch, err = scratch.NewRestored(a.config.Scratch, a.folders); err != nil {
 		return err
 	}
-	a.processes, err = leftover.New(a.config.Container)
-	return err
+	if a.processes, err = leftover.New(a.config.Container); err != nil {
+		return err
+	}
+	if a.config.Container && !a.processes.Owns() {
+		a.config.Log.Info("other processes of the container started before the agent: what sessions leave without the variable " + leftover.Variable + " may be theirs and is left alone")
+	}
+	return nil
 }
 
 // prepare makes everything ready for a worker: what a session has left in the scratch

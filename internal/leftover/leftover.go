@@ -16,6 +16,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -114,20 +116,42 @@ func (w *Worker) Used() {
 // Remember notes the descendants of the worker's process, which lives: once that has
 // ended, nothing shows any more whose children they were.
 func (w *Worker) Remember(pid int) {
-	all, err := look()
-	if err != nil {
-		return // End says so
+	found := descendants(pid)
+	// Last: it was the worker's process all the time, and not another with its number.
+	proc, err := procfs.NewProc(pid)
+	if err != nil || (process{proc: proc}).mark() != w.mark {
+		return
 	}
-	if p, lives := all[pid]; !lives || p.mark() != w.mark {
-		return // it has ended, and its number may be another's
-	}
-	children := make(map[int]process)
-	all.addDescendants(children, pid)
 	w.tracker.mu.Lock()
 	defer w.tracker.mu.Unlock()
-	for _, p := range children {
-		w.children = append(w.children, p)
+	w.children = append(w.children, found...)
+}
+
+// descendants are the descendants of a process, found from parent to child: an R has few,
+// where a machine has hundreds of processes to look at.
+func descendants(pid int) (found []process) {
+	// A kernel without these files (CONFIG_PROC_CHILDREN) has the variable all the same.
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // that thread has ended
+		}
+		for _, field := range strings.Fields(string(text)) {
+			child, err := strconv.Atoi(field)
+			if err != nil {
+				continue
+			}
+			proc, err := procfs.NewProc(child)
+			if err != nil {
+				continue // it has ended
+			}
+			if p, lives := read(proc); lives && p.parent == pid {
+				found = append(append(found, p), descendants(child)...)
+			}
+		}
 	}
+	return found
 }
 
 // End ends everything that the worker has left, after its own process has ended. It
@@ -303,13 +327,20 @@ func look() (processes, error) {
 	}
 	all := make(processes, len(procs))
 	for _, proc := range procs {
-		stat, err := proc.Stat()
-		if err != nil || stat.State == "Z" || stat.State == "X" {
-			continue // it has ended meanwhile, or only waits to be waited for
+		if p, lives := read(proc); lives {
+			all[p.pid] = p
 		}
-		all[stat.PID] = process{proc: proc, pid: stat.PID, parent: stat.PPID, start: stat.Starttime}
 	}
 	return all, nil
+}
+
+// read reads what a process is, false if it has ended, or only waits to be waited for.
+func read(proc procfs.Proc) (process, bool) {
+	stat, err := proc.Stat()
+	if err != nil || stat.State == "Z" || stat.State == "X" {
+		return process{}, false
+	}
+	return process{proc: proc, pid: stat.PID, parent: stat.PPID, start: stat.Starttime}, true
 }
 
 // addDescendants adds the descendants of pid to found.
