@@ -15,8 +15,10 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/agent"
 	"github.com/psock-runtime/psock-runtime/internal/limits"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/pid1"
 	"github.com/psock-runtime/psock-runtime/internal/program"
 	"github.com/psock-runtime/psock-runtime/internal/rpackages"
+	"github.com/psock-runtime/psock-runtime/internal/scratch"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"github.com/psock-runtime/psock-runtime/pkg/discovery"
 	"github.com/psock-runtime/psock-runtime/pkg/discovery/kube"
@@ -41,6 +43,7 @@ type agentCommand struct {
 	Startup []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" env:"WORKER_AGENT_STARTUP" placeholder:"EXPR"`
 	Preload string   `help:"R packages, separated by spaces, whose namespaces each worker loads before it is ready, if it has them; empty: none. They are not attached." default:"future" env:"WORKER_AGENT_PRELOAD" placeholder:"NAMES"`
 	Dir     string   `help:"Working directory of the workers (default: the agent's)." env:"WORKER_AGENT_DIR"`
+	Scratch []string `help:"Folders to bring back to what they hold when the agent starts, after each session: what is new in them IS DELETED, whoever has put it there, once no worker is in use. For folders that are the workers' alone, as in a container." env:"WORKER_AGENT_SCRATCH" placeholder:"DIR,..."`
 
 	StartTimeout time.Duration `help:"How long R may take to start." default:"60s" env:"WORKER_AGENT_START_TIMEOUT"`
 	StopGrace    time.Duration `help:"How long R may take to end when its session is over, by itself or interrupted, and again after SIGTERM." default:"2s" env:"WORKER_AGENT_STOP_GRACE"`
@@ -140,7 +143,10 @@ func (c *agentCommand) Run(ctx context.Context) error {
 
 	log.Info("worker agent is up", zap.String("name", config.Name), zap.Int("slots", config.Slots),
 		zap.Stringer("rendezvous", config.Source), zap.Bool("tls", config.TLS != nil), zap.Stringer("admin", listener.Addr()))
-	a := agent.New(config)
+	a, err := agent.New(config)
+	if err != nil {
+		return program.ConfigError{Err: err}
+	}
 	// Probes and metrics stay up through the drain.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
@@ -165,7 +171,8 @@ func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Register
 		Log: log, Metrics: agent.NewMetrics(registry), Name: c.Name, Instance: rand.Text(), Group: c.Group, Node: c.Node,
 		Build: program.Version(), Slots: c.Workers,
 		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup, Preload: strings.Fields(c.Preload)},
-		Env:     os.Environ(), Dir: c.Dir,
+		Env:     append(os.Environ(), agent.NoStartupFiles(os.Environ())...), Dir: c.Dir,
+		Scratch: c.Scratch, Container: pid1.Owned(),
 		StartLimit: c.StartTimeout, StopGrace: c.StopGrace, DrainBudget: c.DrainBudget,
 	}
 	var err error
@@ -183,6 +190,9 @@ func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Register
 		} else if !info.IsDir() {
 			return config, fmt.Errorf("--dir: %s is no directory", c.Dir)
 		}
+	}
+	if err := scratch.Check(c.Scratch); err != nil {
+		return config, fmt.Errorf("--scratch: %w", err)
 	}
 	if c.TLSDir != "" {
 		material, err := mtls.Load(c.TLSDir, mtls.WithRole(mtls.ClientRole), mtls.WithReport(program.ReportReload(log)))

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/psock-runtime/psock-runtime/internal/leftover"
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/scratch"
 	"github.com/psock-runtime/psock-runtime/pkg/discovery"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 	"go.uber.org/zap"
@@ -42,6 +44,16 @@ type Config struct {
 	PeerUID func(local, remote net.Addr) (uint32, error)
 	// Install, if not nil, is run before the first worker starts.
 	Install func(ctx context.Context) error
+	// TempDir is where each worker gets a folder of its own, for its temporary files and
+	// the R packages that its session installs; "" is os.TempDir(). The folder is deleted
+	// with the worker.
+	TempDir string
+	// Scratch are folders that are brought back to what they held when the agent
+	// started, whenever no session uses a worker of it.
+	Scratch []string
+	// Container says that the agent has the container to itself, see pid1.Owned: every
+	// process without a parent that no living worker can have started is ended.
+	Container bool
 
 	Source discovery.Source
 	// TLS is the client's configuration; nil is plain TCP.
@@ -64,6 +76,10 @@ type Agent struct {
 	slots  []*slot
 	memory memory
 
+	folders   *scratch.Folders
+	scratch   *scratch.Restored
+	processes *leftover.Tracker
+
 	mu        sync.Mutex
 	addresses []string
 	changed   chan struct{} // closed and replaced when addresses change
@@ -72,8 +88,9 @@ type Agent struct {
 	version      string        // R's, "" if it is not known
 }
 
-// New makes an Agent.
-func New(config Config) *Agent {
+// New makes an Agent. It fails where the system does not show what is needed to keep
+// sessions apart.
+func New(config Config) (*Agent, error) {
 	a := &Agent{config: config, changed: make(chan struct{}), versionFound: make(chan struct{})}
 	a.memory.age = config.Timing.Heartbeat / 2
 	if a.memory.age == 0 {
@@ -82,8 +99,11 @@ func New(config Config) *Agent {
 	for i := range config.Slots {
 		a.slots = append(a.slots, newSlot(a, i))
 	}
+	if err := a.keepApart(); err != nil {
+		return nil, err
+	}
 	config.Metrics.attach(a)
-	return a
+	return a, nil
 }
 
 // Run supervises until ctx ends, and then drains: idle workers leave at once, busy
@@ -99,6 +119,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	defer slots.Wait()
 	defer stopHard()
+	defer a.folders.Close(removeLimit)
 
 	group, running := errgroup.WithContext(ctx)
 	updates := make(chan []string)
@@ -115,7 +136,14 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // supervise installs what is to be installed and runs the slots' workers.
 func (a *Agent) supervise(ctx, hard context.Context) error {
+	a.folders.RemoveLeft(func(dir string) error { return a.processes.EndOf(dir + "/") })
+	if err := a.retry(ctx, "restoring the scratch folders failed", a.scratch.Recover); err != nil {
+		return err
+	}
 	if err := a.install(ctx); err != nil {
+		return err
+	}
+	if err := a.retry(ctx, "keeping what the scratch folders hold failed", a.scratch.Keep); err != nil {
 		return err
 	}
 	budget, cancel := context.WithCancel(hard)
@@ -133,17 +161,21 @@ func (a *Agent) supervise(ctx, hard context.Context) error {
 	return ctx.Err()
 }
 
-// install runs the configured installation until it succeeds. A failure is
-// announced as each slot's reason, so that the R error of a session that waits
-// for these workers can name it.
+// install runs the configured installation until it succeeds.
 func (a *Agent) install(ctx context.Context) error {
 	if a.config.Install == nil {
 		return nil
 	}
 	a.announce(ctx, link.StateMessage{State: link.Installing})
+	return a.retry(ctx, "installing R packages failed", func() error { return a.config.Install(ctx) })
+}
+
+// retry does something until it succeeds. A failure is announced as each slot's reason,
+// so that the R error of a session that waits for these workers can name it.
+func (a *Agent) retry(ctx context.Context, failed string, do func() error) error {
 	pause := newBackoff(time.Second, time.Minute)
 	for {
-		err := a.config.Install(ctx)
+		err := do()
 		if err == nil {
 			return nil
 		}
@@ -151,7 +183,7 @@ func (a *Agent) install(ctx context.Context) error {
 			return ctx.Err()
 		}
 		wait := pause.NextBackOff()
-		a.config.Log.Error("installing R packages failed", zap.Error(err), zap.Duration("retryIn", wait))
+		a.config.Log.Error(failed, zap.Error(err), zap.Duration("retryIn", wait))
 		a.announce(ctx, link.StateMessage{State: link.Failed, Reason: err.Error()})
 		if !sleep(ctx, wait, nil) {
 			return ctx.Err()

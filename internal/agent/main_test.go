@@ -158,7 +158,9 @@ func start(t *testing.T, how string, change func(*agent.Config)) *system {
 	if change != nil {
 		change(&config)
 	}
-	s.agent = agent.New(config)
+	if s.agent, err = agent.New(config); err != nil {
+		t.Fatal(err)
+	}
 	var ctx context.Context
 	ctx, s.stop = context.WithCancel(context.Background())
 	done := make(chan struct{})

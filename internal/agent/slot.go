@@ -133,7 +133,9 @@ func (s *slot) keepRunning(ctx, hard context.Context) {
 		s.log.Info("worker ready", zap.Int("pid", w.process.PID()), zap.Duration("took", time.Since(w.started)))
 		s.announce(hard, link.StateMessage{State: link.Warm, PID: w.process.PID(), R: s.agent.awaitVersion(ctx)})
 		s.await(ctx, hard, w)
-		s.report(hard, w, w.end(hard))
+		exit := w.end(hard)
+		w.clean()
+		s.report(hard, w, exit)
 		if w.wasUsed() || time.Since(w.started) > stableRun {
 			pause.Reset()
 		} else if !sleep(ctx, pause.NextBackOff(), nil) {

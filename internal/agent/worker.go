@@ -9,7 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/leftover"
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/scratch"
 	"github.com/psock-runtime/psock-runtime/internal/socket"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 	"go.uber.org/zap"
@@ -21,6 +23,8 @@ type worker struct {
 	process *psock.Process
 	conn    *socket.Conn // R's end of PSOCK, on loopback
 	started time.Time
+	folder  scratch.Folder
+	left    *leftover.Worker // the processes that it leaves
 
 	// Guarded by slot.mu.
 	reserved    bool
@@ -38,33 +42,41 @@ type worker struct {
 }
 
 // start starts R and waits until it has connected: a warm worker.
-func (s *slot) start(ctx context.Context) (*worker, error) {
-	config := s.agent.config
+func (s *slot) start(ctx context.Context) (w *worker, err error) {
 	// R dials; nobody else is let in, and the listener is closed behind it.
 	listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		return nil, fmt.Errorf("listening for R on loopback: %w", err)
 	}
 	defer listener.Close()
-	command := config.Command
-	command.Master, command.Port = "127.0.0.1", listener.Addr().(*net.TCPAddr).Port
-	started := time.Now()
-	process, err := psock.Start(psock.Spec{
-		Args: command.Args(), Env: config.Env, Dir: config.Dir, OOMKills: config.OOMKills,
-		Output: func(line psock.Line) {
-			s.log.Info("R", zap.String("line", line.Text), zap.Bool("stderr", line.Stderr))
-		},
-	})
+	folder, err := s.agent.prepare()
 	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.agent.folders.Discard(folder)
+		}
+	}()
+	started, left := time.Now(), s.agent.processes.Start(string(folder))
+	spec := s.agent.spec(folder, listener.Addr().(*net.TCPAddr).Port)
+	spec.Output = func(line psock.Line) {
+		s.log.Info("R", zap.String("line", line.Text), zap.Bool("stderr", line.Stderr))
+	}
+	spec.Ended = func() { s.endLeft(left) }
+	process, err := psock.Start(spec)
+	if err != nil {
+		s.endLeft(left) // nothing, which it has to be told
 		return nil, err
 	}
 	conn, err := s.accept(ctx, listener, process)
 	if err != nil {
-		process.Stop(config.StopGrace)
+		process.Stop(s.agent.config.StopGrace)
 		return nil, err
 	}
-	w := &worker{
-		slot: s, process: process, conn: conn, started: started,
+	left.Warm()
+	w = &worker{
+		slot: s, process: process, conn: conn, started: started, folder: folder, left: left,
 		finished: make(chan struct{}), drained: make(chan struct{}),
 	}
 	go w.relay()
@@ -143,7 +155,10 @@ func (a *Agent) own(conn *net.TCPConn) error {
 // does not read. That may take hours, since R reads between calls; when from is
 // lost meanwhile, nobody wants them any more.
 func (w *worker) deliver(from *link.Conn, p []byte) {
-	w.used.Store(true)
+	if w.used.CompareAndSwap(false, true) {
+		w.left.Used()
+		w.slot.agent.scratch.Enter()
+	}
 	if _, err := w.conn.WriteWhile(p, time.Second, from.Check); err != nil {
 		if from.Check() != nil {
 			from.Close() // the next read fails, and disconnected sees to the worker
@@ -237,12 +252,23 @@ func (w *worker) isFinished() bool {
 // wasUsed reports whether a session has sent it anything.
 func (w *worker) wasUsed() bool { return w.used.Load() }
 
+// clean removes what the worker has left, once it has ended.
+func (w *worker) clean() {
+	if w.wasUsed() {
+		w.slot.agent.scratch.Leave()
+	}
+	w.slot.agent.folders.Discard(w.folder)
+}
+
 // end brings the worker to its end and says how it came to it. What R wrote before
 // it died is passed on, however slowly the session reads it, unless the session is
 // over or hard has ended.
 func (w *worker) end(hard context.Context) link.ExitMessage {
 	w.finish("the agent is stopping")
 	grace := w.slot.agent.config.StopGrace
+	if w.wasUsed() {
+		w.left.Remember(w.process.PID())
+	}
 	w.conn.CloseWrite()
 	w.interrupt()
 	w.endsWithin(grace)

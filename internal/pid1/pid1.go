@@ -42,6 +42,19 @@ const (
 // shell's for a program that is there and does not run.
 const cannotStart = 126
 
+// ownedEnv tells the child of process 1 that it is that, see [Owned].
+const ownedEnv = "PSOCK_CHILD_OF_PID1"
+
+// owned is what Owned returns.
+var owned bool
+
+// Owned reports whether Run has started this process as the child of process 1.
+// Then every process of the container that has lost its parent becomes a child of
+// process 1, and none of them is process 1's own. A program that "docker exec"
+// or the like starts in the container is not owned, nor is one in a pod that
+// shares its process namespace.
+func Owned() bool { return owned }
+
 // Run returns at once, with ended == false, in any process but process 1. In
 // process 1 it starts this program again with the same arguments, environment,
 // working directory and files, forwards every signal to it, and waits for every
@@ -54,6 +67,9 @@ const cannotStart = 126
 // does all of this, and Run does nothing.
 func Run() (code int, ended bool) {
 	if os.Getpid() != 1 {
+		owned = os.Getenv(ownedEnv) != "" && os.Getppid() == 1
+		// Not for this program's children, which may run it again.
+		_ = os.Unsetenv(ownedEnv)
 		return 0, false
 	}
 	code, err := parent()
@@ -123,7 +139,7 @@ func startSelf() (int, error) {
 		return 0, err
 	}
 	return syscall.ForkExec(self, os.Args, &syscall.ProcAttr{
-		Env:   os.Environ(),
+		Env:   append(os.Environ(), ownedEnv+"=1"),
 		Files: []uintptr{0, 1, 2},
 		Sys: &syscall.SysProcAttr{
 			// A group of its own: with a terminal (docker run -it) a Ctrl-C

@@ -79,8 +79,18 @@ func (c *container) end() (int, string) {
 }
 
 func TestRunDoesNothingElsewhere(t *testing.T) {
-	if code, ended := Run(); ended || code != 0 {
-		t.Errorf("got %d, %v", code, ended)
+	t.Setenv(ownedEnv, "1") // inherited, by some way
+	if code, ended := Run(); ended || code != 0 || Owned() {
+		t.Errorf("got %d, %v, owned %v", code, ended, Owned())
+	}
+}
+
+// TestOwned: the child of process 1 has the container to itself, and the same program
+// again as somebody's child has not.
+func TestOwned(t *testing.T) {
+	c := start(t, "owned")
+	if code, out := c.end(); code != 0 || out != "true true\nfalse false\n" {
+		t.Errorf("exit code %d, got %q", code, out)
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 // drainTimeout bounds the wait for output after the process has ended. What it
 // wrote is in the pipe already (64 KB on Linux) and is read in microseconds;
 // the wait is only ever used up when something outside the process group, such
-// as a daemon that called setsid(2), still holds the pipe open.
+// as a daemon that called setsid(2) and that Spec.Ended has not ended, still
+// holds the pipe open.
 const drainTimeout = time.Second
 
 // Spec says what [Start] runs.
@@ -38,6 +39,11 @@ type Spec struct {
 	// the start, and again when the process was killed by somebody else. nil,
 	// or an error: Exit.OutOfMemory stays false.
 	OOMKills func() (int64, error)
+	// Ended is called once when the process and its group have ended, before the
+	// rest of its output is read: whoever ends the daemons that it has left ends
+	// those that hold the output open. The process is Done after Ended returns.
+	// nil does nothing.
+	Ended func()
 }
 
 // Process is a running process, the leader of a process group of its own.
@@ -53,7 +59,8 @@ type Spec struct {
 //
 // Only the process itself has the parent-death signal, its children do not; and
 // a child that made a process group of its own, as daemons do, is beyond the
-// reach of Stop. In a container both end with PID 1.
+// reach of Stop: Spec.Ended may find and end it. In a container both end with
+// PID 1.
 type Process struct {
 	pid     int
 	started time.Time
@@ -155,6 +162,9 @@ func (p *Process) own(spec Spec, started chan<- error) {
 	waitUnreaped(p.pid)
 	state := p.reap(cmd)
 	uptime := time.Since(p.started)
+	if spec.Ended != nil {
+		spec.Ended()
+	}
 	drain()
 
 	p.mu.Lock()

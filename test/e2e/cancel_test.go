@@ -12,7 +12,8 @@ import (
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	n := newNamespace(t)
-	n.install(headless)
+	// What has run where is told by files in the pods, which have to outlive the workers.
+	n.install(headless, "--set-json 'worker.scratch=[]'")
 	s := n.startR(`
 library(future)
 begun <- function(what) cat("begun\n", file = paste0("/tmp/begun-", what), append = TRUE)
