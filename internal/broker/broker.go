@@ -307,7 +307,7 @@ func (b *Broker) available(group string, uid uint32, session string, ports []uin
 // unmet says, in one line, why a node of c got no worker.
 func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 	b.mu.Lock()
-	held, number, unread := c.workers(), len(c.nodes), 0
+	held, number, unread, kept := c.workers(), len(c.nodes), 0, 0
 	if c.shared { // any of them
 		number = 0
 	}
@@ -315,10 +315,13 @@ func (b *Broker) unmet(c *cluster, waited time.Duration) string {
 		if n.session != nil && n.session.Activity().Unread {
 			unread++
 		}
+		if n.cluster == c && n.session != nil && n.session.Keeps() {
+			kept++
+		}
 	}
 	b.mu.Unlock()
 	e := b.survey(c.group(), held)
-	e.node, e.waited, e.most, e.unread = number, waited, b.config.SessionWorkers, unread
+	e.node, e.waited, e.most, e.unread, e.kept = number, waited, b.config.SessionWorkers, unread, kept
 	return explain(e)
 }
 

@@ -18,6 +18,7 @@ type explanation struct {
 	missing []string // slots that are not ready, and why
 	scaling string   // how far whoever starts workers is, "" if nobody does
 	most    int      // that a cluster may hold at a time; 0: no bound
+	kept    int      // of the held, stay with their nodes: calls that are no futures have set something
 	unread  int      // of the ready, have answered what R does not read and nothing can keep
 }
 
@@ -43,6 +44,9 @@ func explain(e explanation) string {
 	if e.most > 0 && e.held >= e.most { // whatever else is missing, it would not get it
 		fmt.Fprintf(&b, "; --session-workers is %d: ask for at most %d", e.most, e.most)
 		return b.String()
+	}
+	if e.kept > 0 {
+		fmt.Fprintf(&b, "; %d of them stay with nodes on which calls that are no futures, as of clusterEvalQ(), have set something", e.kept)
 	}
 	if e.unread > 0 {
 		fmt.Fprintf(&b, "; R does not read what %d of them have answered, and --journal-memory and --journal-disk have no room for it", e.unread)

@@ -25,6 +25,8 @@ func TestExplain(t *testing.T) {
 			"1 of 1 workers are ready; node 2 waited 1s for one (1 in use by this cluster, 0 by others); start more workers or ask for at most 1"},
 		{"R does not read", explanation{ready: 1, total: 1, held: 1, waited: time.Second, unread: 1},
 			"1 of 1 workers are ready; a call waited 1s for one (1 in use by this cluster, 0 by others); R does not read what 1 of them have answered, and --journal-memory and --journal-disk have no room for it; start more workers or ask for at most 1"},
+		{"state is set on them", explanation{ready: 4, total: 4, held: 4, waited: time.Minute, kept: 4},
+			"4 of 4 workers are ready; a call waited 1m0s for one (4 in use by this cluster, 0 by others); 4 of them stay with nodes on which calls that are no futures, as of clusterEvalQ(), have set something; start more workers or ask for at most 4"},
 		{"a lease", explanation{ready: 4, total: 5, held: 3, others: 1, wanted: 6, waited: time.Minute, missing: []string{"pod/1 is starting"}},
 			"4 of 5 workers are ready; a lease of 6 waited 1m0s (3 reserved for it, 1 in use by others); pod/1 is starting"},
 		{"a lease that is too large", explanation{ready: 4, total: 4, held: 3, others: 1, wanted: 6, waited: time.Minute},

@@ -114,7 +114,7 @@ func (b *Broker) Lacking(group string, held, wanted int, waited time.Duration) s
 // as share says, has its turn on what is in use.
 func (b *Broker) Outlook(group string, share bool) (text string, coming bool) {
 	busy := 0
-	coming = share && b.inUse(group)
+	coming = share && b.inUse(group, nil)
 	for _, s := range b.config.Pool.Workers() {
 		if !pool.InGroup(s.Group, group) {
 			continue

@@ -64,7 +64,7 @@ func (n *node) hope(ctx context.Context, lost bool, giveUp func()) {
 		case <-ctx.Done():
 			return
 		case now := <-look.C:
-			if _, starting := b.scaling(group); starting || !lost && b.inUse(group) {
+			if _, starting := b.scaling(group); starting || !lost && b.inUse(group, n.cluster) {
 				last = now
 			}
 			if now.Sub(last) >= b.config.DemandTimeout {
@@ -77,8 +77,9 @@ func (n *node) hope(ctx context.Context, lost bool, giveUp func()) {
 
 // inUse reports whether a worker of the group is in a call, or about to be, and so will
 // be free some day. One whose answer R does not read, and nothing can take, will not: R may
-// wait for the very node that waits for it.
-func (b *Broker) inUse(group string) bool {
+// wait for the very node that waits for it. Nor will one that
+// a node of c keeps, for another node of c, which is who asks; nil is somebody else.
+func (b *Broker) inUse(group string, c *cluster) bool {
 	if b.config.Pool.Turning(group) {
 		return true
 	}
@@ -88,7 +89,7 @@ func (b *Broker) inUse(group string) bool {
 		if n.latest == nil || !pool.InGroup(n.latest.Group(), group) || n.session == nil || n.session.Worker() == "" {
 			continue
 		}
-		if activity := n.session.Activity(); activity.Busy && !activity.Unread {
+		if activity := n.session.Activity(); activity.Busy && !activity.Unread && (n.cluster != c || !n.session.Keeps()) {
 			return true
 		}
 	}

@@ -188,6 +188,21 @@ func TestTurnsInVain(t *testing.T) {
 	read(t, conns[2], "done")
 }
 
+// A node does not wait for a worker that another node of its cluster keeps for good, in use though
+// it is: it would wait for ever, and R with it.
+func TestTurnsOnWorkersWithState(t *testing.T) {
+	s := start(t, short)
+	a := s.computer("a")
+	s.eventually("it to be warm", func() bool { return s.count(pool.Warm) == 1 })
+	conns := s.plan(2)
+	call(t, conns[0], execOf("options(k = 42)"))
+	a.called(t)
+	call(t, conns[1], introduction)
+	read(t, conns[1], "(1 in use by this cluster, 0 by others); 1 of them stay with nodes on which calls that are no futures")
+	a.answer(t, "done")
+	read(t, conns[0], "done")
+}
+
 // starting starts workers for as long as it is told to.
 type starting struct {
 	scaling

@@ -29,11 +29,18 @@ const (
 	// Load: somebody has the worker load the namespace of a package, as future does with
 	// its own on each new node. To do so again changes nothing.
 	Load
+	// Comparison: the package rendezvous compares the versions of a worker's packages.
+	Comparison
+	// Collect: somebody has the worker collect garbage, as future does with gc = TRUE.
+	Collect
+	// Attach: a user has the worker attach one package, by its name: clusterEvalQ(cl, library(x)).
+	// Done on another worker of the image it has the same effect there.
+	Attach
 )
 
 // String is the call's name in logs and tests.
 func (c Call) String() string {
-	names := [...]string{"unknown", "reset", "validation", "introduction", "cores", "load"}
+	names := [...]string{"unknown", "reset", "validation", "introduction", "cores", "load", "comparison", "collect", "attach"}
 	if int(c) < len(names) {
 		return names[c]
 	}
@@ -42,7 +49,9 @@ func (c Call) String() string {
 
 // Keeps reports whether the call leaves the worker as it was: its answer is the same on
 // every worker of one image, but for what tells workers apart.
-func (c Call) Keeps() bool { return c == Validation || c == Introduction || c == Cores }
+func (c Call) Keeps() bool {
+	return c == Validation || c == Introduction || c == Cores || c == Comparison || c == Collect
+}
 
 const (
 	// ResetText is in the call of a Reset, and is its answer.
@@ -50,6 +59,30 @@ const (
 	// ValidationText is the argument of a Validation, and its answer.
 	ValidationText = "future:::requestNode() validation call"
 )
+
+const (
+	// ClearedText is the answer to a call that future makes after a Reset that no future
+	// follows: with gc = TRUE it erases a future's worker once more when it has the result
+	// (receiveMessageFromWorker(), 1.31.0, 1.75.0).
+	ClearedText   = "future-clearing-cluster-worker"
+	collectedText = "future-gc"              // to the collection of garbage, in a function (1.75.0)
+	attachedText  = "future-requirePackages" // to that of a future's packages, before its reset with earlySignal = TRUE (1.75.0)
+	assignedText  = "future-grassign"        // to that of a global variable, after its reset (1.31.0)
+)
+
+// Own reports whether a call was future's own by its answer, if that is a short string. It is
+// then no state of the user's: globals and packages are sent with each future that needs them.
+func Own(answer string) bool {
+	switch answer {
+	case ResetText, ClearedText, collectedText, attachedText, assignedText:
+		return true
+	}
+	return false
+}
+
+// Collects reports whether a call that is told to be so, and was answered by a short string, is
+// future's last on a worker that it has cleared.
+func Collects(call Call, answer string) bool { return call == Collect || answer == collectedText }
 
 // Done are the classes of a value by which a worker answers a future's last call: what
 // comes before that prepares the future.
@@ -106,6 +139,12 @@ var All = []Fact{
 	// of base's function: 6 KB in R 4.2, 8 KB in R 4.6. No other of base has these arguments.
 	fact(Load, "base", []string{"4.2.2", "4.6.1"}, Limit,
 		function(inBase, formal("package", missing), formal("...", missing), formal("quietly", typeLogical, 1, 0))),
+	// compare() of r/rendezvous: the versions of the packages that the session has loaded.
+	fact(Comparison, "rendezvous", []string{"0.1.0"}, Limit,
+		function(inBaseEnvironment, formal("packages", missing), formal("caller", typeString, 1)), text("rendezvous:::compare()")),
+	// receiveMessageFromWorker(): clusterCall(cl, gc, verbose = FALSE, reset = FALSE), with the
+	// body of base's function. 1.75 does it in a function of its own, see Own.
+	fact(Collect, "future", []string{"1.31.0"}, Limit, function(inBase, formal("verbose", typeCall)), text("full")),
 }
 
 // Of tells what a call is for, given all of its message. One that is longer than Limit is
@@ -115,6 +154,9 @@ func Of(message []byte) Call {
 		if f.holds(message) {
 			return f.Call
 		}
+	}
+	if len(message) <= Limit && attaches(message) {
+		return Attach
 	}
 	return Unknown
 }
@@ -153,6 +195,7 @@ const (
 	typeClosure, typeLogical                     = 3, 10
 	typeString, typeList, typeNull               = 16, 19, 254
 	missing, base, namespace                     = 251, 250, 249 // no default; where a function is from
+	global, baseEnvironment                      = 253, 241
 	ascii                                        = 1 << 18
 	hasAttributes                                = 1 << 9
 	hasTag                                       = 1 << 10
@@ -176,6 +219,10 @@ func function(parts ...word) word {
 }
 
 func inBase(b []byte, order binary.AppendByteOrder) []byte { return numbers(b, order, base) }
+
+func inBaseEnvironment(b []byte, order binary.AppendByteOrder) []byte {
+	return numbers(b, order, baseEnvironment)
+}
 
 // inNamespace is the beginning of a reference to one, which the package's version follows.
 func inNamespace(name string) word {

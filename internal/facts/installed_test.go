@@ -31,7 +31,11 @@ func TestInstalled(t *testing.T) {
 	calls := map[string]facts.Call{
 		"reset": facts.Reset, "introduction": facts.Introduction, "load": facts.Load,
 		"validation": facts.Validation, "cores": facts.Cores,
+		"comparison": facts.Comparison, "comparison-compiled": facts.Comparison, "user-comparison": facts.Unknown,
+		"collect": facts.Collect, "attach": facts.Attach, "attach-string": facts.Attach,
 		// What looks like them, and may do anything.
+		"attach-kept": facts.Unknown, "attach-more": facts.Unknown, "attach-from": facts.Unknown, "attach-where": facts.Unknown,
+		"attach-named": facts.Unknown, "attach-applied": facts.Unknown, "user-collect": facts.Unknown,
 		"cores-kept": facts.Unknown, "user-load": facts.Unknown, "load-passed": facts.Unknown, "load-applied": facts.Unknown, "validation-aside": facts.Unknown, "user-info": facts.Unknown,
 	}
 	for name, want := range calls {
@@ -100,7 +104,7 @@ func TestInstalled(t *testing.T) {
 		}
 	}
 	// What is in the packages' own code is what the calls above were made of.
-	for _, name := range []string{"grmall() answers " + facts.ResetText, "a future answers FutureResult", "clusterEvalQ() calls eval"} {
+	for _, name := range []string{"grmall() answers " + facts.ResetText, "a future is cleared by " + facts.ClearedText, "a future answers FutureResult", "clusterEvalQ() calls eval"} {
 		if !has[name] {
 			t.Errorf("the installed packages do not hold to: %s", name)
 		}

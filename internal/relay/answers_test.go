@@ -51,6 +51,11 @@ func TestValidation(t *testing.T) {
 				t.Fatalf("R reads %q", got)
 			}
 			s.write(t, reset())
+			if name == "set up" || name == "with state" { // of which R is told once
+				s.readError(t, "worker worker-a/0 was lost before this call: killed"+stateLost)
+				s.asks(t, question, valid())
+				s.write(t, reset())
+			}
 			receive(t, s.worker.bound, "another worker to be bound")
 		})
 	}

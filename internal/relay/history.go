@@ -46,6 +46,8 @@ var (
 // calls before the session's first reset, and those from its last reset on, with the
 // message that is being sent. Its bytes are guarded by Session.sending.
 //
+// Of a node with state no other worker takes the place, see state.
+//
 // It does not hold questions, which leave the worker as it was. It keeps the loading of
 // namespaces apart: a fresh worker does that first.
 type history struct {
@@ -67,6 +69,7 @@ type history struct {
 	// Guarded by Session.mu as well.
 	done    bool // the future since the last reset is: it has no use for what it was sent
 	foreign bool // after that came a call that was none of future's
+	state        // what calls that are none of future's have set
 
 	// The digest of the set-up calls so far, of all and without the last.
 	digest      hash.Hash
@@ -209,9 +212,10 @@ func (p *part) err() error {
 	return nil
 }
 
-// restart makes the message in progress, a reset, the first of the calls since.
-// Called with Session.mu held as well.
-func (h *history) restart() {
+// restart makes the message in progress, a reset, the first of the calls since; vacant says that
+// there is no worker. Called with Session.mu held as well.
+func (h *history) restart(vacant bool) {
+	h.unlaunched(vacant)
 	h.forget()
 	h.reset, h.done, h.foreign = true, false, false
 }
@@ -222,10 +226,6 @@ func (h *history) forget() {
 	h.since.failure.Store(nil)
 	h.since.outcomes, h.since.spoilt = nil, false
 }
-
-// sent notes that all of a call has been sent that is none of those that are told. Called
-// with Session.mu held as well.
-func (h *history) sent() { h.foreign = h.foreign || h.done }
 
 // answered notes the answer of the oldest call that had none: its value, if that is a
 // short string, and whether that is a future's result. The first answer since a reset
@@ -240,11 +240,13 @@ func (h *history) answered(m psock.Message, more bool) {
 		h.ask = nil
 		return
 	}
+	h.confirm(m, more)
 	part := &h.setUp
 	if h.reset {
 		part = &h.since
 		if len(part.outcomes) == 0 && m.Text != facts.ResetText && !h.done {
 			part.spoilt, h.setUp.spoilt = true, true
+			h.own = true
 		}
 	} else if m.Class != "" { // its reset, behind another call, was not seen to be one
 		part.spoilt = true
@@ -254,8 +256,9 @@ func (h *history) answered(m psock.Message, more bool) {
 	}
 	part.outcomes = append(part.outcomes, m.Success)
 	part.spoilt = len(part.outcomes) > mostCalls
-	h.done = h.reset && m.Class != ""
-	h.foreign = h.done && more
+	if h.reset && m.Class != "" {
+		h.end(more)
+	}
 }
 
 // movable reports whether the next call can be made on another worker: it is going to
@@ -264,12 +267,12 @@ func (h *history) answered(m psock.Message, more bool) {
 // as well.
 func (h *history) movable(once bool) bool {
 	switch {
-	case h.setUp.err() != nil || h.setUp.spoilt:
+	case h.own || h.setUp.err() != nil || h.setUp.spoilt:
 		return false
 	case h.done:
 		return !h.foreign
 	case h.reset: // between two calls of one future
-		return h.since.err() == nil && !h.since.spoilt && !once
+		return h.since.err() == nil && !h.since.spoilt && !h.strange && !once
 	}
 	return h.together || h.plain()
 }

@@ -37,8 +37,8 @@ func TestOffered(t *testing.T) {
 			s := start(t, &worker{}, nil)
 			if tc.calls != nil {
 				s.future(t, tc.calls)
-				s.Data(value("42"))
-				s.read(t, len(value("42")))
+				s.Data(result())
+				s.read(t, len(result()))
 			}
 			receive(t, s.worker.offers, "the worker to be offered")
 			close(s.worker.recalled)

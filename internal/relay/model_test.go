@@ -31,6 +31,7 @@ const (
 type step struct {
 	kind       kind
 	early      bool // comes before the first reset
+	stays      bool // is none of a future's: what it sets is there for all that follow
 	ahead      bool // is sent before the one before it is answered, as after an interrupt
 	id         int
 	call       []byte
@@ -40,8 +41,8 @@ type step struct {
 // keeps reports whether the call leaves nothing in the worker that anybody sees.
 func (k kind) keeps() bool { return k == introducing || k == loading || k == validating }
 
-// state is what calls have made of a worker: those of before the program's first reset
-// stay, and what they say is the same however often they are made.
+// state is what calls have made of a worker: those of before the program's first reset and
+// between two futures stay, and what they say is the same however often they are made.
 type state []*step
 
 // after is the state after a call, and answers what the worker sends: any conditions,
@@ -76,7 +77,7 @@ func (s state) after(c *step) (next state, answers [][]byte) {
 }
 
 func (s state) early() state {
-	return slices.DeleteFunc(slices.Clone(s), func(c *step) bool { return !c.early })
+	return slices.DeleteFunc(slices.Clone(s), func(c *step) bool { return !c.early && !c.stays })
 }
 
 // program is what R sends in a trial: a node's introduction and what sets it up, and then
@@ -124,12 +125,15 @@ func program(random *rand.Rand) (steps []*step) {
 	for range max(0, random.IntN(5)-2) {
 		add(some())
 	}
+	between := false // after a future, and before the next
 	for range 1 + random.IntN(4) {
 		switch n := random.IntN(40); {
 		case n < poses:
 			add(posing)
+			between = false
 		case n < 12:
 			add(some())
+			steps[len(steps)-1].stays = between
 		default:
 			if random.IntN(2) > 0 {
 				add(validating)
@@ -143,7 +147,8 @@ func program(random *rand.Rand) (steps []*step) {
 			for range random.IntN(4) {
 				add(some())
 			}
-			if random.IntN(10) > 0 {
+			between = random.IntN(10) > 0
+			if between {
 				add(computing)
 			}
 		}

@@ -37,12 +37,17 @@ type oracle struct {
 	loses   bool  // the node's state is lost, until the next reset
 	forever bool  // also after that
 	unsure  bool  // it may be
+	// own: calls that are none of a future's may have set something on the worker that is not
+	// repeated on another. strange: one since the last reset may have, if no future ends before the
+	// next.
+	own, strange bool
 }
 
 func (o *oracle) sends(c *step) {
 	x := o.trial
 	alone := o.sent == o.answered
 	o.sent++
+	o.pins(c)
 	switch {
 	case !alone:
 		o.vague = true
@@ -53,6 +58,24 @@ func (o *oracle) sends(c *step) {
 	if c.early && !o.began {
 		o.early = append(o.early, c)
 		o.prepare()
+	}
+}
+
+// pins notes whether the call may have its node keep its worker.
+func (o *oracle) pins(c *step) {
+	switch {
+	case o.sent > o.answered+1 || c.kind == posing:
+		o.own = true
+	case c.kind == erasing || c.kind == validating:
+		if o.future && o.strange { // that was no future
+			o.own, o.future, o.done = true, false, true
+		}
+		o.strange = false
+	case c.kind.keeps():
+	case o.future:
+		o.strange = o.strange || c.kind != computing
+	default:
+		o.own = o.own || o.began || !o.trial.config.Together
 	}
 }
 
@@ -95,6 +118,7 @@ func (o *oracle) reads(got []byte, m psock.Message) {
 	}
 	if bytes.Equal(got, psock.AppendError(nil, differs, false)) {
 		o.unsure = true
+		o.own = true // its future did not end as one does
 		return
 	}
 	if !bytes.Equal(got, want[c.conditions]) || read < c.conditions {
@@ -111,7 +135,7 @@ func (o *oracle) reads(got []byte, m psock.Message) {
 	case c.kind == computing:
 		o.future, o.done = false, true
 		o.ran(c)
-	case o.done && (c.kind == introducing || c.kind == validating):
+	case o.done && c.kind.keeps():
 	case o.done:
 		o.others = true
 		if n := x.ran[c.id].Load(); n > 1 && !o.vague {
@@ -157,9 +181,15 @@ func (o *oracle) lost(c *step, got []byte) bool {
 	}
 	refused := !slices.Contains(reasons, relay.NoReset) && !slices.Contains(reasons, relay.Attempts)
 	switch {
+	case slices.Contains(reasons, relay.StateLost):
+		question := (c.kind == introducing || c.kind == validating) && !o.future
+		if !question || o.vague { // a question leaves that to the next call
+			o.renew()
+		}
+		return true
 	case o.vague:
 		o.unsure = true
-	case c.kind.keeps() && !o.future && (c.kind != loading || o.plain()): // nothing is missed of it
+	case c.kind.keeps() && !o.future && (c.kind != loading || o.plain() || o.done && !o.others): // nothing is missed of it
 	case o.done && !o.others && refused: // no worker has had it, and none has anything that is missed
 	case o.began:
 		o.loses = true
@@ -177,6 +207,8 @@ func (o *oracle) lost(c *step, got []byte) bool {
 func (o *oracle) allows(reason relay.LossReason, c *step) bool {
 	x := o.trial
 	switch reason {
+	case relay.StateLost:
+		return o.own || o.vague
 	case relay.NoReset:
 		return !o.future || o.vague
 	case relay.Attempts:
@@ -187,6 +219,13 @@ func (o *oracle) allows(reason relay.LossReason, c *step) bool {
 		return x.refused.Load() > 0
 	}
 	return false
+}
+
+// renew: R has been told that the node's state is lost. It is as a new one.
+func (o *oracle) renew() {
+	o.state, o.early = nil, nil
+	o.own, o.strange, o.loses, o.others = false, false, false, false
+	o.future, o.done = false, true
 }
 
 func size(calls []*step) (n int) {

@@ -108,7 +108,7 @@ func (s *Session) ownAnswer(free bool) []byte {
 	}
 	var reply []byte
 	switch known := s.answers().to(h.ask); {
-	case h.asked == facts.Validation && s.current == nil && (h.setUp.spoilt || h.setUp.err() != nil):
+	case h.asked == facts.Validation && s.current == nil && !h.missing && (h.setUp.spoilt || h.setUp.err() != nil):
 		return nil // it gets no worker any more: future makes it again
 	case h.asked == facts.Validation && (free || s.current == nil):
 		reply = psock.AppendText(nil, facts.ValidationText, s.xdr)

@@ -51,7 +51,7 @@ func TestAnswerFromBeforeTheSetUp(t *testing.T) {
 
 // A namespace that is loaded after other calls is loaded after them on the next worker, too.
 func TestLoadOrder(t *testing.T) {
-	s := start(t, &worker{}, nil)
+	s := startWith(t, relay.Recovery{Together: true}, &worker{}, nil, someRoom)
 	load, set := told(facts.Load), call("EXEC", []byte(".libPaths('/lib')"))
 	sent := s.makes(t, 0, set, value("set"))
 	s.makes(t, sent, load, value("TRUE"))
@@ -149,7 +149,7 @@ func TestQuestionWithOneAttempt(t *testing.T) {
 
 // The node of a future that got no worker is valid.
 func TestValidAfterFailedFuture(t *testing.T) {
-	s := start(t, &worker{}, nil)
+	s := startWith(t, relay.Recovery{Together: true}, &worker{}, nil, someRoom)
 	sent := s.makes(t, 0, call("EXEC", []byte("set up")), value("set"))
 	s.makes(t, sent, reset(), confirmed())
 	s.ends(t, "killed")

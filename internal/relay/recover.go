@@ -32,12 +32,13 @@ const (
 	Answered    LossReason = "answer_begun" // the session has part of the answer
 	NoReset     LossReason = "no_reset"     // the session showed no sign of future
 	NotKept     LossReason = "not_kept"     // what to send again is not there
+	StateLost   LossReason = "state"        // what was set between futures was there alone
 	Attempts    LossReason = "attempts"     // too many workers died under it
 	NoWorker    LossReason = "no_worker"    // none became ready
 )
 
 // LossReasons lists every LossReason.
-var LossReasons = []LossReason{NotFollowed, Answered, NoReset, NotKept, Attempts, NoWorker}
+var LossReasons = []LossReason{NotFollowed, Answered, StateLost, NoReset, NotKept, Attempts, NoWorker}
 
 // lostError is what the session's R is told.
 type lostError struct {
@@ -52,6 +53,7 @@ func (s *Session) lost(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.current = nil
+	s.history.lose()
 	s.vacancy = loss{worker: a.worker.Name(), cause: a.cause, explain: a.explain, inCall: s.calls > 0 || s.partial}
 	if s.vacancy.inCall && !a.draining {
 		s.deaths = append(s.deaths, s.vacancy)
@@ -65,13 +67,14 @@ func (s *Session) detach(a *attempt) {
 	s.sending.Lock()
 	s.mu.Lock()
 	unasked := s.midway || s.activity.Opaque
-	within := s.history.reset && !s.history.done && s.runsOnce()
+	within := s.history.reset && !s.history.done && (s.runsOnce() || s.history.own)
 	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining && !within || a.offered && a.worker.Yield())
 	if unasked { // the worker sends what nobody has asked for: it is none to pass on
 		a.keep()
 	}
 	if gone {
 		s.current = nil
+		s.history.lose()
 		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
 		if !a.draining {
 			s.vacancy.cause, s.vacancy.taken = "it was idle, and another session needed it", true
@@ -91,7 +94,7 @@ func (s *Session) settle(ctx context.Context) bool {
 	if !vacant {
 		return true
 	}
-	if err == nil || err.reason == NoReset || err.reason == NotKept || err.reason == Attempts {
+	if err == nil || err.reason == StateLost || err.reason == NoReset || err.reason == NotKept || err.reason == Attempts {
 		if open {
 			return true
 		}
@@ -160,6 +163,8 @@ func (s *Session) recoverable() *lostError {
 		return s.denied
 	case s.midway:
 		return &lostError{Answered, text}
+	case h.mourns():
+		return &lostError{StateLost, explainState(text)}
 	case !s.vacancy.taken && !s.renewable():
 		return &lostError{NoReset, text}
 	case s.runsOnce() && !s.asks() && (s.vacancy.inCall || len(h.since.outcomes) > 0):
@@ -339,10 +344,16 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	s.conditions, s.deaths, s.denied, s.vacancy.inCall = 0, nil, nil, false
 	switch h := s.history; {
 	case h.ask != nil: // a question: nothing is missed of it
+	case lost.reason == StateLost:
+		h.renew()
+		s.vacancy.taken = true // nothing is missed of it any more
 	case h.reset:
 		h.since.spoilt = true
 	case s.calls > 1 || lost.reason != NoWorker: // else no worker has had it
 		h.setUp.spoilt = true
+	}
+	if s.history.ask == nil { // no worker has had the call, or R is told what is lost
+		s.history.state = state{}
 	}
 	s.history.unsend()
 	due, s.calls = s.calls, 0

@@ -192,8 +192,8 @@ rendezvous_reruns_total 1
 			t.Errorf("R reads %q", got)
 		}
 	})
-	t.Run("with what was set up before", func(t *testing.T) {
-		s := start(t, &worker{}, nil)
+	t.Run("with what was set up before on all nodes together", func(t *testing.T) {
+		s := startWith(t, relay.Recovery{Together: true}, &worker{}, nil, someRoom)
 		setUp := call("EXEC", []byte("library(x)"))
 		s.write(t, setUp)
 		s.worker.await(t, len(setUp))
@@ -213,8 +213,8 @@ rendezvous_reruns_total 1
 	t.Run("a second future", func(t *testing.T) {
 		s := start(t, &worker{}, nil)
 		n := len(s.future(t, last))
-		s.Data(result)
-		s.read(t, len(result))
+		s.Data(resultOf("42"))
+		s.read(t, len(resultOf("42")))
 		s.write(t, reset())
 		s.worker.await(t, n+len(reset()))
 		if got := s.lose(t, "killed").await(t, len(reset())); !bytes.Equal(got, reset()) {
@@ -306,7 +306,7 @@ func TestNoRerun(t *testing.T) {
 		s.write(t, last)
 		s.worker.await(t, len(reset())+len(last))
 		s.Ended("killed")
-		s.readError(t, "worker worker-a/0 was lost in this call: killed")
+		s.readError(t, "worker worker-a/0 was lost in this call: killed"+stateLost)
 	})
 	t.Run("and on the other worker", func(t *testing.T) {
 		s := start(t, &worker{}, nil)

@@ -284,9 +284,17 @@ func (s *Session) Shares() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.history.reset {
-		return !s.history.foreign && !s.activity.Opaque
+		return !s.history.foreign && !s.history.own && !s.activity.Opaque
 	}
 	return s.recovery.Shared
+}
+
+// Keeps reports whether the session's worker goes to nobody else for as long as the session
+// lives: a call that is no future's has set something on it.
+func (s *Session) Keeps() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current != nil && s.history.own
 }
 
 // Worker is the name of the worker that the session is bound to, "" for none.

@@ -177,16 +177,19 @@ func (s *Session) messageSent(m psock.Message, last bool) {
 		if s.calls == 0 {
 			call = s.history.call()
 		}
+		if call == facts.Validation { // of a node that future takes for free
+			s.history.unlaunched(s.current == nil)
+		}
 		s.calls++
 		s.xdr, s.tagged = m.XDR, m.Tagged
 		switch {
 		case call == facts.Reset:
-			s.history.restart()
+			s.history.restart(s.current == nil)
 			s.deaths, s.reruns = nil, 0
 		case last && s.history.pose(call):
 			return // it is kept apart
 		default:
-			s.history.sent()
+			s.history.sent(call)
 		}
 	case psock.KindDone:
 		s.activity.Busy = s.calls > 0

@@ -26,6 +26,22 @@ call("introduction", get("get_session_info", environment(ours("parallelly", "add
 call("cores", eval, quote(parallelly::availableCores()), envir = .GlobalEnv)
 call("load", requireNamespace, "future", quietly = TRUE)
 
+package <- new.env()
+sys.source("../../r/rendezvous/R/compare.R", package)
+call("comparison", package$probe(), loadedNamespaces())
+call("comparison-compiled", compiler::cmpfun(package$probe)(), loadedNamespaces())
+call("collect", gc, verbose = FALSE, reset = FALSE)
+call("attach", eval, quote(library(stats)), envir = .GlobalEnv)
+call("attach-string", eval, quote(require("stats")), envir = .GlobalEnv)
+
+call("attach-kept", eval, quote(loaded <- library(stats)), envir = .GlobalEnv)
+call("attach-more", eval, quote({ library(stats); options(k = 42) }), envir = .GlobalEnv)
+call("attach-from", eval, quote(library(stats, lib.loc = "/lib")), envir = .GlobalEnv)
+call("attach-where", eval, quote(library(stats)), envir = new.env())
+call("attach-named", eval, quote(library(stats, character.only = TRUE)), envir = .GlobalEnv)
+call("attach-applied", lapply, list(a = quote(library(stats)), b = .GlobalEnv), eval)
+call("user-comparison", function(packages, caller = "rendezvous:::compare()") options(k = 42))
+call("user-collect", function(verbose = getOption("verbose"), full = TRUE) { options(k = 42); gc() })
 call("cores-kept", eval, quote(n <- parallelly::availableCores()), envir = .GlobalEnv)
 call("user-load", function(p) { assign("loaded", TRUE, globalenv()); requireNamespace(p, quietly = TRUE) }, "future")
 call("load-passed", function(f) { assign("x", runif(1), globalenv()); f("stats") }, requireNamespace)
@@ -56,6 +72,7 @@ if (mentions("future", "evalFuture", "FutureLaunchError")) {
 }
 has("a future newer than 1.34", packageVersion("future") > "1.35")
 has("grmall() answers future-grmall", identical(ours("future", "grmall")(new.env()), "future-grmall"))
+has("a future is cleared by future-clearing-cluster-worker", mentions("future", "receiveMessageFromWorker", '"future-clearing-cluster-worker"'))
 has("a future answers FutureResult", inherits(result(f), "FutureResult"))
 has("clusterEvalQ() calls eval", mentions("parallel", "clusterEvalQ", "clusterCall(cl, eval, substitute(expr), env"))
 has(paste("requestNode() validates by", text), mentions("future", "requestNode", paste0("truth <- \"", text)) &&

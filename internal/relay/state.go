@@ -1,0 +1,109 @@
+package relay
+
+import (
+	"fmt"
+
+	"github.com/psock-runtime/psock-runtime/internal/facts"
+	"github.com/psock-runtime/psock-runtime/pkg/psock"
+)
+
+// state is what calls have set on a node's worker that are neither future's own nor made again
+// wherever the node goes (clusterEvalQ(cl, options(k = 42))). A later future may depend on it, and
+// would silently have another value on another worker. So such a node keeps its worker for as long
+// as it lives; if that is lost all the same, R is told, once, before the node gets another.
+// Guarded by Session.mu; pin's callers hold Session.sending as well.
+type state struct {
+	own     bool // there is such state, or a call is under way that may set it
+	missing bool // the worker that had it is lost, and R has not been told
+	// under is what the last call is told to be that is no question. undo: own was not true before
+	// it, and its answer may show that it is future's.
+	under facts.Call
+	undo  bool
+	// cleared: future has erased the worker after its future; it collects garbage next, and is done.
+	cleared bool
+	// strange: since the last reset a call was answered that may be none of future's. If no
+	// future ends before the next reset, it was none.
+	strange bool
+}
+
+// pin notes a call that sets state; vacant says that the worker which has it is lost.
+func (st *state) pin(vacant bool) {
+	st.own = true
+	st.missing = st.missing || vacant
+}
+
+// unlaunched notes that no future is under way, as a reset or a validation shows, and looks at what
+// was called since the last reset: if no future of that has ended, a strange call was the user's.
+// vacant says that there is no worker.
+func (h *history) unlaunched(vacant bool) {
+	if h.reset && !h.done && h.strange {
+		h.pin(vacant)
+		h.done = true
+	}
+	h.under, h.undo, h.cleared, h.strange = facts.Unknown, false, false, false
+}
+
+// sent notes that all of a call has been sent that is none of those that are told. Called
+// with Session.mu held as well.
+func (h *history) sent(call facts.Call) {
+	h.under, h.undo = call, false
+	switch {
+	case call.Keeps() || call == facts.Load:
+		return
+	case h.own:
+	case h.done || !h.reset && !h.together && call != facts.Attach:
+		h.own, h.undo = true, true
+	}
+	h.foreign = h.foreign || h.done
+}
+
+// confirm notes what an answer shows of the call that it is for; more says that others wait for
+// theirs. Called with Session.mu held.
+func (h *history) confirm(m psock.Message, more bool) {
+	own := m.Success && facts.Own(m.Text) || h.under.Keeps() || h.under == facts.Load
+	switch {
+	case own && h.undo: // nothing was sent behind it
+		h.own, h.foreign = false, false
+	case h.reset && !h.done:
+		h.strange = (h.strange || !own) && m.Class == ""
+		if h.cleared && facts.Collects(h.under, m.Text) {
+			h.end(more)
+		}
+		h.cleared = m.Text == facts.ClearedText
+	}
+	h.undo = false
+}
+
+// end notes that the future since the last reset is done. Calls behind its last one are none of
+// it. Called with Session.mu held.
+func (h *history) end(more bool) {
+	h.done, h.foreign = true, more
+	h.own = h.own || more
+}
+
+// lose notes that the node's worker is lost.
+func (st *state) lose() { st.missing = st.missing || st.own }
+
+// renew makes the node one that has set nothing, now that R has been told that what it had set
+// is lost. Called with Session.sending and Session.mu held.
+func (h *history) renew() {
+	h.state = state{}
+	h.forget()
+	h.done, h.foreign = true, false
+	h.setUp.Reset()
+	h.setUp.failure.Store(nil)
+	h.setUp.outcomes, h.setUp.spoilt = nil, false
+	h.digest.Reset()
+	h.digest.Sum(h.sum[:0])
+	h.before, h.start, h.last = h.sum, 0, 0
+}
+
+// mourns reports whether what follows may depend on state that is lost, of which R is to be told
+// now. A node that no future has run on yet is of parallel's functions, which go on without what
+// is lost: there every call fails, see recoverable. Called with Session.sending and Session.mu held.
+func (h *history) mourns() bool { return h.missing && h.reset }
+
+// explainState says what is lost with a worker and what to do, after what says why it is lost.
+func explainState(text string) string {
+	return fmt.Sprintf("%s; what calls that are no futures have set on it, as clusterEvalQ() does, is lost with it: set it again, and go on", text)
+}
