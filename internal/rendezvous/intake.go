@@ -59,9 +59,9 @@ type intake struct {
 // stranger is a connection before its Hello.
 type stranger struct {
 	net.Conn
-	came time.Time
-	from netip.Addr
-	out  string // why it was closed to make room; guarded by intake.mu
+	came       time.Time
+	from       netip.Addr
+	crowdedOut bool // guarded by intake.mu
 }
 
 func newIntake(config Config, p *pool.Pool, g *guard) *intake {
@@ -109,7 +109,7 @@ func (in *intake) run(ctx context.Context, listener net.Listener) error {
 			continue
 		}
 		s := &stranger{Conn: conn, came: time.Now(), from: source(conn.RemoteAddr())}
-		if !in.makeRoomOf(s.from) {
+		if in.full(s.from) {
 			conn.Close()
 			in.refused.note(conn.RemoteAddr(), refusedAddress, errTooMany)
 			continue
@@ -133,8 +133,8 @@ func (in *intake) serve(ctx context.Context, s *stranger, leave func()) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	if out := in.pushedOut(s); out != "" {
-		reason, err = out, errTooMany
+	if in.wasCrowdedOut(s) {
+		reason, err = refusedCrowded, errTooMany
 	}
 	in.refused.note(s.RemoteAddr(), reason, err)
 }
@@ -184,11 +184,10 @@ func (in *intake) checkUser(conn net.Conn) error {
 	return nil
 }
 
-// pushedOut is why s was closed to make room, "" if it was not.
-func (in *intake) pushedOut(s *stranger) string {
+func (in *intake) wasCrowdedOut(s *stranger) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return s.out
+	return s.crowdedOut
 }
 
 // enter counts s as pending until the returned function is called; when there are
@@ -222,39 +221,23 @@ func (in *intake) makeRoom() (wait time.Duration) {
 		return 0
 	}
 	front := in.pending.Front()
-	if wait := crowdPatience - time.Since(front.Value.(*stranger).came); wait > 0 {
+	oldest := front.Value.(*stranger)
+	if wait := crowdPatience - time.Since(oldest.came); wait > 0 {
 		return wait
 	}
-	in.pushOut(front, refusedCrowded)
+	oldest.crowdedOut = true
+	in.drop(front)
+	oldest.Close()
 	return 0
 }
 
-// makeRoomOf makes sure that there is room for one more of an address, or reports that
-// there is none: its oldest is not old enough to be closed.
-func (in *intake) makeRoomOf(from netip.Addr) bool {
+// full reports whether as many of an address are pending as may be. None of them makes
+// room for the next: where a burst of agents shares an address, and handshakes are slow, those that
+// dial again would push out those in the middle of theirs. link.HandshakeLimit ends the silent ones.
+func (in *intake) full(from netip.Addr) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.each[from] < maxPendingEach {
-		return true
-	}
-	for e := in.pending.Front(); e != nil; e = e.Next() {
-		if s := e.Value.(*stranger); s.from == from {
-			if time.Since(s.came) < crowdPatience {
-				return false
-			}
-			in.pushOut(e, refusedAddress)
-			return true
-		}
-	}
-	return true
-}
-
-// pushOut closes the stranger of element. Called with the lock held.
-func (in *intake) pushOut(element *list.Element, reason string) {
-	s := element.Value.(*stranger)
-	s.out = reason
-	in.drop(element)
-	s.Close()
+	return in.each[from] >= maxPendingEach
 }
 
 // drop ends that the stranger of element counts. Called with the lock held, more than once

@@ -59,6 +59,7 @@ func startWith(t *testing.T, config Config, watch worklist, change func(*pool.Co
 	}
 	core, logs := observer.New(zap.DebugLevel)
 	config.Log, config.Prober = zap.New(core), prober
+	workers.Log = config.Log
 	guard := newGuard(config, watch, newRefusals(config.Log, registry))
 	workers.Admit = guard.admit
 	if change != nil {

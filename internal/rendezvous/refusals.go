@@ -20,7 +20,7 @@ const (
 	refusedProtocol = "protocol" // TLS was right, what followed was not
 	refusedUser     = "user"     // plain TCP, and its process is a stranger's
 	refusedCrowded  = "crowded"  // it was the oldest of too many silent ones
-	refusedAddress  = "address"  // too many of its address were silent
+	refusedAddress  = "address"  // too many of its address had not introduced themselves
 	refusedName     = "name"     // its certificate is no worker agent's
 	refusedPod      = "pod"      // it is not in the pod that it names
 	refusedSlot     = "slot"     // its name is another's, or it has more slots than it said
