@@ -98,6 +98,8 @@ func rendezvousFlags() []flagCase {
 		{"log format", nil, []string{"PSOCK_LOG_FORMAT=xml"}, []string{"--log-format", `"xml"`, `"json","console"`}},
 		{"certs without a directory", []string{"certs"}, nil, []string{"--dir=DIR"}},
 		{"certs that were never valid", []string{"certs", "--dir", "/none", "--validity=-5s"}, nil, []string{"--validity", "-5s", "8760h"}},
+		{"no name for agents", []string{"--worker-name="}, nil, []string{"--worker-name", "DNS name"}},
+		{"agent check, unknown", nil, []string{"RENDEZVOUS_AGENT_CHECK=maybe"}, []string{"--agent-check", `"maybe"`, `"address","name","none"`}},
 		{"worker pods, no selector", []string{"--worker-pods", "=="}, nil, []string{"--worker-pods", `"=="`, "app=future,component=worker"}},
 		{"worker pods, in the environment", nil, []string{"RENDEZVOUS_WORKER_PODS=a b"}, []string{"--worker-pods", `"a b"`, "no label selector"}},
 		{"worker pods, no cluster", []string{"--worker-pods", "component=worker"}, []string{"KUBERNETES_SERVICE_HOST="}, []string{"--worker-pods", "not in a Kubernetes pod"}},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -64,11 +65,11 @@ cat("computed undisturbed\n")
 	}
 	r.startAgent("pod-late", 1)
 	r.awaitWarm(1)
-	// All but the 512 that may wait were sent away when others came; those are when
-	// they have not said anything for the time a handshake may take.
-	r.awaitMetric(`rendezvous_refused_connections_total{reason="crowded"}`, idle-512)
+	// All but the 256 of one address that may wait were sent away when others came; those
+	// are when they have not said anything for the time a handshake may take.
+	r.awaitMetric(`rendezvous_refused_connections_total{reason="address"}`, idle-256)
 	eventually(t, "the end of every idle connection", func() bool {
-		return r.number(`rendezvous_refused_connections_total{reason="crowded"}`)+r.number(`rendezvous_refused_connections_total{reason="tls"}`) >= idle+4
+		return r.number(`rendezvous_refused_connections_total{reason="address"}`)+r.number(`rendezvous_refused_connections_total{reason="tls"}`) >= idle+4
 	})
 
 	_, file, _ := strings.Cut(s.text(), "stop with ")
@@ -81,6 +82,38 @@ cat("computed undisturbed\n")
 		t.Fatalf("R exited with %d", code)
 	}
 	r.awaitWarm(3)
+}
+
+// A real certificate of the CA does not make an agent: it has to be for the name. And an
+// agent's name is one process's. Either hears why, and a plan next to them has the workers
+// that there are.
+func TestStrangersWithACertificate(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 1)
+	r.awaitWarm(1)
+
+	// The CA's certificates of another service.
+	others := filepath.Join(t.TempDir(), "others")
+	if err := os.CopyFS(others, os.DirFS(r.certs)); err != nil {
+		t.Fatal(err)
+	}
+	if err := mtls.Generate(others, mtls.GenerateOptions{WorkerName: "web"}); err != nil {
+		t.Fatal(err)
+	}
+	agent := filepath.Join(bin, "worker-agent")
+	for _, tc := range []struct{ certs, name, reason, want string }{
+		{others, "pod-b", "name", `lacks "worker", which agents need`},
+		{r.certs, "pod-a", "slot", `another agent called "pod-a" is connected`},
+	} {
+		stranger := launch(t, nil, agent, "--rendezvous", r.agents, "--tls-dir", filepath.Join(tc.certs, "worker"), "--name", tc.name,
+			"--admin-address", "127.0.0.1:0", "--no-limits")
+		if why := stranger.field("no connection to the rendezvous, trying on", "error"); !strings.Contains(why, tc.want) {
+			t.Errorf("%s hears %q, want %q", tc.name, why, tc.want)
+		}
+		r.awaitMetric(fmt.Sprintf(`rendezvous_refused_connections_total{reason=%q}`, tc.reason), 1)
+	}
+	r.R(`library(future); plan(cluster, manual = TRUE, quiet = TRUE); stopifnot(nbrOfWorkers() == 1, value(future(1)) == 1)`)
 }
 
 // number is a metric as a number.

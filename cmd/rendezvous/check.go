@@ -20,8 +20,12 @@ type check struct {
 	PodSelector string        `help:"Label selector of the pod, in this pod's namespace." required:"" placeholder:"SELECTOR"`
 	Container   string        `help:"Container in which to run it." required:"" placeholder:"NAME"`
 	Timeout     time.Duration `help:"How long it may take." default:"2m"`
+	RoleBinding string        `help:"RoleBinding in this pod's namespace to delete at the end, whatever comes of the command: that of the right to run it." placeholder:"NAME"`
 	Command     []string      `arg:"" help:"The command, after --."`
 }
+
+// giveUpLimit is how long the deletion of the RoleBinding may take: a request.
+const giveUpLimit = 10 * time.Second
 
 // Validate checks what a look at the flags alone can tell.
 func (c *check) Validate() error {
@@ -35,10 +39,22 @@ func (c *check) Validate() error {
 }
 
 // Run runs the command and ends with its exit code.
-func (c *check) Run(ctx context.Context, out io.Writer) error {
+func (c *check) Run(ctx context.Context, out io.Writer) (err error) {
 	api, namespace, err := pods.InCluster()
 	if err != nil {
 		return program.ConfigError{Err: err}
+	}
+	if c.RoleBinding != "" {
+		defer func() {
+			// Also when the pod is told to end, which ends ctx.
+			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveUpLimit)
+			defer cancel()
+			if failed := pods.GiveUp(limited, api, namespace, c.RoleBinding); failed != nil && err == nil {
+				err = failed
+			} else if failed != nil {
+				fmt.Fprintln(os.Stderr, failed)
+			}
+		}()
 	}
 	selector, err := labels.Parse(c.PodSelector)
 	if err != nil {

@@ -31,6 +31,7 @@ const journalShare = 8
 type serve struct {
 	AgentsAddress string `help:"HOST:PORT on which worker agents dial in." default:"127.0.0.1:7460" env:"RENDEZVOUS_AGENTS_ADDRESS" placeholder:"ADDRESS"`
 	TLSDir        string `name:"tls-dir" help:"Directory with ca.crt, tls.crt and tls.key, as a kubernetes.io/tls secret has them; read again when they change. Needed unless --agents-address is on loopback." env:"RENDEZVOUS_TLS_DIR" placeholder:"DIR"`
+	WorkerName    string `help:"DNS name that the certificate of a worker agent must have. With a CA that serves more than this rendezvous, give each a name of its own." default:"worker" env:"RENDEZVOUS_WORKER_NAME" placeholder:"NAME"`
 	Plaintext     bool   `help:"Let agents dial in without TLS although --agents-address is not on loopback: anyone who reaches it can take part, and read the sessions' data." env:"RENDEZVOUS_PLAINTEXT"`
 
 	APIAddress     string `name:"api-address" help:"HOST:PORT, on loopback, on which R asks for the live number of workers and 'rendezvous status' for the state." default:"127.0.0.1:7461" env:"RENDEZVOUS_API_ADDRESS" placeholder:"ADDRESS"`
@@ -46,6 +47,7 @@ type serve struct {
 	JournalDisk   int64         `help:"MiB of files in --journal-dir for what is over --journal-memory. What is over both cannot run again, or waits in its worker." default:"2048" env:"RENDEZVOUS_JOURNAL_DISK" placeholder:"MIB"`
 	JournalDir    string        `help:"Directory of these files (default: the system's for temporary files). They are deleted while they are open: nothing is left over." env:"RENDEZVOUS_JOURNAL_DIR" placeholder:"DIR"`
 	WorkerPods    string        `help:"Label selector of the worker pods in this pod's namespace, for instance release=test,component=worker: errors then say what Kubernetes knows of those that are missing. Needs a service account that may get, list and watch pods." env:"RENDEZVOUS_WORKER_PODS" placeholder:"SELECTOR"`
+	AgentCheck    string        `help:"With --worker-pods: what an agent is checked for. address: its name is that of such a pod, its group the pod's label group, and it connects from the pod's address; name: without the address, where the network changes addresses (NAT, a service mesh); none: agents outside of these pods may dial in, too." default:"address" enum:"address,name,none" env:"RENDEZVOUS_AGENT_CHECK"`
 	Scale         []string      `help:"A Deployment of worker pods to scale with what sessions want, as deployment=NAME,max=PODS and, if others than these, group=default,min=0,slots=1 (workers in a pod), idle=5m (until pods go that nobody needs), rate=0 (pods added in a minute at most; 0: no bound), start=10m (how long sessions wait for pods that start). Can be given more than once. Needs --worker-pods, and a service account that may get the Deployment, update its scale, and patch pods." sep:";" env:"RENDEZVOUS_SCALE" placeholder:"GROUP"`
 	MaxWorkers    int           `help:"Most worker slots that may be connected." default:"10000" env:"RENDEZVOUS_MAX_WORKERS"`
 
@@ -88,6 +90,9 @@ func (s *serve) Validate() error {
 	}
 	if _, err := s.portRange(); err != nil {
 		return err
+	}
+	if s.WorkerName == "" {
+		return errors.New("--worker-name: it is empty, give the DNS name of the agents' certificates such as worker")
 	}
 	for _, uid := range s.SessionUIDs {
 		if uid < 0 || uid > 1<<32-2 {
@@ -204,6 +209,7 @@ func (s *serve) config(log *zap.Logger) rendezvous.Config {
 	config := rendezvous.Config{
 		Log: log, Build: program.Version(), Grace: time.Duration(s.Grace), DemandTimeout: s.DemandTimeout, MaxWorkers: s.MaxWorkers,
 		MaxAttempts: s.MaxAttempts, SessionWorkers: s.SessionWorkers,
+		WorkerName: s.WorkerName, AgentCheck: rendezvous.AgentCheck(s.AgentCheck),
 		Journal: journal.NewBudget(s.JournalDir, journal.Limits{
 			Each: s.JournalMemory << 20 / journalShare, Memory: s.JournalMemory << 20, Disk: s.JournalDisk << 20,
 		}),

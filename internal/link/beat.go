@@ -46,6 +46,10 @@ func (c *Conn) heard() {
 	}
 }
 
+// Probe sends a heartbeat, unless it would have to wait. The kernel of a process that has
+// ended refuses it, and then Next fails.
+func (c *Conn) Probe() { c.sayHeartbeatNow() }
+
 func (c *Conn) beat() {
 	if c.isClosed() {
 		return

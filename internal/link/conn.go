@@ -153,12 +153,6 @@ func newConn(conn net.Conn, s wire, r *records, timing Timing) *Conn {
 	return c
 }
 
-// RemoteAddr is the other side's address.
-func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
-
-// LocalAddr is this side's address.
-func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
-
 // Check says why the connection is no more, nil while it seems to be there. It is
 // for whoever reads, while something keeps it from reading on: Next would notice.
 // Heartbeats go out meanwhile, and a live peer's kernel acknowledges them.

@@ -47,6 +47,9 @@ type GenerateOptions struct {
 	// one is then refused by those who have the new one's ca.crt.
 	NewCA bool
 
+	// WorkerName is the DNS name in the workers' certificate, WorkerName when "".
+	WorkerName string
+
 	now func() time.Time // for tests
 }
 
@@ -74,6 +77,9 @@ func Generate(dir string, opts GenerateOptions) error {
 	if opts.CAValidity == 0 {
 		opts.CAValidity = DefaultCAValidity
 	}
+	if opts.WorkerName == "" {
+		opts.WorkerName = WorkerName
+	}
 	if opts.Validity < 0 || opts.CAValidity < 0 {
 		return fmt.Errorf("validity %v, of the CA %v: give a positive duration, such as 8760h", opts.Validity, opts.CAValidity)
 	}
@@ -93,6 +99,7 @@ func Generate(dir string, opts GenerateOptions) error {
 	}
 	return issue(ca, filepath.Join(dir, WorkerDir), opts, &x509.Certificate{
 		Subject:     pkix.Name{CommonName: "psock-runtime worker"},
+		DNSNames:    []string{opts.WorkerName},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 }

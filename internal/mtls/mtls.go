@@ -3,9 +3,9 @@
 // Generate where no certificate manager is at hand.
 //
 // Both ends speak TLS 1.3 and prove themselves. The rendezvous has a certificate
-// for the name "rendezvous" that is good for servers only, a worker has one
-// that is good for clients only: who steals a worker's key can be a worker, and
-// cannot pose as the rendezvous to the other workers.
+// for the name "rendezvous" that is good for servers only, a worker has one for the
+// name "worker" that is good for clients only: who steals a worker's key can be a
+// worker, and cannot pose as the rendezvous to the other workers.
 //
 // The reloading is written here, in about a hundred lines: the libraries that do
 // it either watch a certificate and its key but never the CA (certwatcher of
@@ -31,6 +31,19 @@ import (
 // the address that is dialled: workers find the rendezvous by pod address,
 // Service name or an address from outside, and one certificate serves all.
 const ServerName = "rendezvous"
+
+// WorkerName is the name in a worker agent's certificate, unless the release has another.
+const WorkerName = "worker"
+
+// CheckWorker says why cert is no worker agent's: it lacks the DNS name. That its CA has
+// signed it is no sign of that. A CA that serves others signs certificates for theirs, too.
+func CheckWorker(cert *x509.Certificate, name string) error {
+	if err := cert.VerifyHostname(name); err != nil {
+		return fmt.Errorf("the certificate of %q has the DNS names %q and lacks %q, which agents need: issue it again with that subject alternative name, for example with `rendezvous certs`, or name another with --worker-name of the rendezvous",
+			cert.Subject.CommonName, cert.DNSNames, name)
+	}
+	return nil
+}
 
 // The files of a directory, named as in a secret of type kubernetes.io/tls that
 // carries its CA (cert-manager writes the same three).

@@ -3,6 +3,7 @@ package mtls
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"io"
 	"net"
@@ -183,6 +184,28 @@ func TestStrangersAreRefused(t *testing.T) {
 		})
 	}
 	mustDial(t, addr, worker.ClientConfig())
+}
+
+// Agents are told from others whose certificates are of the same CA. Those that releases
+// before this check have made have no name.
+func TestCheckWorker(t *testing.T) {
+	for name, c := range map[string]struct {
+		has  []string
+		want string // "": it is one
+	}{
+		"worker":              {[]string{WorkerName}, ""},
+		"one of several":      {[]string{"a", WorkerName}, ""},
+		"none":                {nil, `has the DNS names [] and lacks "worker"`},
+		"the rendezvous'":     {[]string{ServerName}, `has the DNS names ["rendezvous"] and lacks "worker"`},
+		"a longer one":        {[]string{"worker.example.com"}, "rendezvous certs"},
+		"a wildcard of names": {[]string{"*.example.com"}, "--worker-name"},
+	} {
+		cert := &x509.Certificate{Subject: pkix.Name{CommonName: WorkerName}, DNSNames: c.has}
+		err := CheckWorker(cert, WorkerName)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
 }
 
 // A worker's key must not do for a false rendezvous.

@@ -1,6 +1,7 @@
 // Package pods watches the worker pods of a release, so that an R error, the log and
 // the metrics can say what Kubernetes knows of a worker that is missing: that its
-// image cannot be pulled, that no node has room for it, that it was killed for memory.
+// image cannot be pulled, that no node has room for it, that it was killed for memory. It
+// also tells whether an agent is in the pod that it names.
 package pods
 
 import (
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -71,6 +73,7 @@ type Pod struct {
 type Watcher struct {
 	config Config
 	client rest.Interface
+	listed chan struct{} // closed when all pods that there were at the start are in pods
 
 	mu         sync.Mutex
 	pods       map[string]state
@@ -83,11 +86,12 @@ type state struct {
 	Status
 	uid    string
 	group  string
-	lost   bool      // Reason says why its workers are no more
-	failed string    // the pod's own status.reason, if it has one
-	ends   int32     // containers that have ended, restarts included
-	last   string    // how the last one did
-	ended  time.Time // when that was seen, zero if it was before the pod was known
+	from   []netip.Addr // its addresses
+	lost   bool         // Reason says why its workers are no more
+	failed string       // the pod's own status.reason, if it has one
+	ends   int32        // containers that have ended, restarts included
+	last   string       // how the last one did
+	ended  time.Time    // when that was seen, zero if it was before the pod was known
 	gone   time.Time
 }
 
@@ -97,7 +101,7 @@ func New(config Config) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Watcher{config: config, client: client, pods: make(map[string]state), changed: make(chan struct{})}, nil
+	return &Watcher{config: config, client: client, listed: make(chan struct{}), pods: make(map[string]state), changed: make(chan struct{})}, nil
 }
 
 // newScheme knows core/v1 alone: client-go's own scheme knows every kind there is,
@@ -133,7 +137,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { w.complain(err) }); err != nil {
 		return err
 	}
-	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	handler, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { w.note(object.(*corev1.Pod)) },
 		UpdateFunc: func(_, object any) { w.note(object.(*corev1.Pod)) },
 		DeleteFunc: w.forget,
@@ -141,13 +145,22 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var listing sync.WaitGroup
+	listing.Go(func() {
+		select {
+		case <-handler.HasSyncedChecker().Done():
+			close(w.listed)
+		case <-ctx.Done():
+		}
+	})
 	informer.RunWithContext(ctx)
+	listing.Wait()
 	return ctx.Err()
 }
 
 // note takes over what became of a pod.
 func (w *Watcher) note(pod *corev1.Pod) {
-	now := state{Status: status(pod), uid: string(pod.UID), group: group(pod), lost: lost(pod), failed: pod.Status.Reason}
+	now := state{Status: status(pod), uid: string(pod.UID), group: group(pod), from: addresses(pod), lost: lost(pod), failed: pod.Status.Reason}
 	var end *corev1.ContainerStateTerminated
 	now.ends, end = lastEnd(pod)
 	if end != nil {
@@ -224,7 +237,7 @@ func (w *Watcher) forget(object any) {
 	w.stir()
 }
 
-// stir wakes who waits in Why, and forgets the pods that have been gone for long.
+// stir wakes who waits in Why and Verify, and forgets the pods that have been gone for long.
 // Called with the lock held.
 func (w *Watcher) stir() {
 	maps.DeleteFunc(w.pods, func(_ string, s state) bool { return !s.gone.IsZero() && time.Since(s.gone) > remembered })
@@ -244,7 +257,7 @@ func (w *Watcher) complain(err error) {
 	}
 	w.mu.Unlock()
 	if due {
-		w.config.Log.Warn("cannot watch the worker pods, R errors do not say why one is missing: allow get, list, watch of pods, or see whether the API server answers",
+		w.config.Log.Warn("cannot watch the worker pods, R errors do not say why one is missing, and agents are not checked against them: allow get, list, watch of pods, or see whether the API server answers",
 			zap.String("namespace", w.config.Namespace), zap.Stringer("selector", w.config.Selector), zap.Error(err))
 	}
 }

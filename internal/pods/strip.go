@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,7 +11,7 @@ import (
 // maxMessage bounds a message that is kept, in bytes: Explain shows less of it.
 const maxMessage = 2 * maxReason
 
-// strip keeps of a pod what Explain and Group read, so that thousands of them are small: what
+// strip keeps of a pod what Explain, Group and Verify read, so that thousands of them are small: what
 // was received has the whole specification, some 10 KB.
 func strip(object any) (any, error) {
 	pod, ok := object.(*corev1.Pod)
@@ -26,6 +27,7 @@ func strip(object any) (any, error) {
 		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName},
 		Status: corev1.PodStatus{
 			Phase: pod.Status.Phase, Reason: pod.Status.Reason, Message: short(pod.Status.Message),
+			PodIPs:                slices.Clone(pod.Status.PodIPs),
 			InitContainerStatuses: stripContainers(pod.Status.InitContainerStatuses),
 			ContainerStatuses:     stripContainers(pod.Status.ContainerStatuses),
 		},

@@ -31,8 +31,8 @@ func newSlot(t *testing.T) (*Pool, *slot) {
 		pool: p, conn: conn, log: zap.NewNop(), lost: make(chan struct{}),
 		hello: link.HelloMessage{Agent: "agent", Instance: "i", Slots: 1},
 	}
-	if err := p.add(s); err != nil {
-		t.Fatal(err)
+	if rival, err := p.add(s); rival != nil || err != nil {
+		t.Fatal(rival, err)
 	}
 	return p, s
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/link"
 	"go.uber.org/zap"
 )
 
@@ -46,6 +47,13 @@ type Config struct {
 	// HelloLimit is how long an agent may take to introduce itself; 0 is
 	// link.HandshakeLimit.
 	HelloLimit time.Duration
+	// Admit, if not nil, says why an agent is not to take part, from its first word and
+	// its connection. It may wait a moment to find out.
+	Admit func(ctx context.Context, conn *link.Conn, hello link.HelloMessage) error
+	// TakeoverLimit is how long an agent waits for the end of another's connections that
+	// has its name; zero means a second. What is left of a process that has ended is gone
+	// after a round trip.
+	TakeoverLimit time.Duration
 	// Why says, if it can, what became of an agent whose connection was lost just
 	// now: it may wait a moment to find out. May be nil.
 	Why func(ctx context.Context, agent string) string
@@ -87,14 +95,17 @@ const DefaultGroup = "default"
 func InGroup(announced, group string) bool { return group == "" || announced == group }
 
 type key struct {
-	instance string
-	slot     int
+	agent string
+	slot  int
 }
 
 // New makes an empty pool.
 func New(config Config) *Pool {
 	if config.EndLimit == 0 {
 		config.EndLimit = 15 * time.Second
+	}
+	if config.TakeoverLimit == 0 {
+		config.TakeoverLimit = time.Second
 	}
 	p := &Pool{
 		config: config, slots: make(map[key]*slot), counts: make(map[State]int),
@@ -228,24 +239,6 @@ func (p *Pool) setState(s *slot, state State, reason string) {
 	p.recount(s)
 }
 
-func (p *Pool) add(s *slot) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	k := key{s.hello.Instance, s.hello.Slot}
-	if old := p.slots[k]; old != nil {
-		// The agent knows that its old connection is dead before we do.
-		p.remove(old)
-		old.conn.Close()
-	}
-	if len(p.slots) >= p.config.MaxWorkers {
-		return fmt.Errorf("the pool is full: %d workers, the limit of --max-workers", len(p.slots))
-	}
-	p.slots[k] = s
-	p.enlist(s)
-	p.setState(s, Starting, "")
-	return nil
-}
-
 // remove forgets s. Called with the lock held, more than once for a replaced s.
 func (p *Pool) remove(s *slot) {
 	if s.gone() {
@@ -255,7 +248,7 @@ func (p *Pool) remove(s *slot) {
 	p.warm.remove(s)
 	p.disinherit(s)
 	p.setState(s, "", "")
-	delete(p.slots, key{s.hello.Instance, s.hello.Slot})
+	delete(p.slots, key{s.hello.Agent, s.hello.Slot})
 	p.delist(s)
 }
 
@@ -333,8 +326,7 @@ func (p *Pool) Counts() (states map[State]int, waiting int) {
 }
 
 // figures is the time that each slot's workers have been busy, and the memory that
-// all take together and the largest. An agent that was restarted may be there twice
-// for a moment, under one name.
+// all take together and the largest.
 func (p *Pool) figures() (busy map[string]time.Duration, memory, largest float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -83,7 +83,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 
-	s, err := p.welcome(conn, introduced)
+	s, err := p.welcome(ctx, conn, introduced)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 }
 
 // welcome reads the Hello and answers it. Whoever is answered has been introduced.
-func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
+func (p *Pool) welcome(ctx context.Context, conn *link.Conn, introduced func()) (*slot, error) {
 	// A stranger that sends one byte at a time is bounded as a whole.
 	limit := time.AfterFunc(cmp.Or(p.config.HelloLimit, link.HandshakeLimit), func() { conn.Close() })
 	defer limit.Stop()
@@ -143,8 +143,11 @@ func (p *Pool) welcome(conn *link.Conn, introduced func()) (*slot, error) {
 	}
 	// Lazily: most have nothing to say for days, and the buffer of each would be 1.4 KB.
 	s.log = p.config.Log.WithLazy(zap.String("worker", s.name()))
+	if err == nil && p.config.Admit != nil {
+		err = p.config.Admit(ctx, conn, hello)
+	}
 	if err == nil {
-		err = p.add(s)
+		err = p.enter(ctx, s)
 	}
 	if err != nil {
 		// Best effort: the agent logs the reason.

@@ -7,13 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/socket"
@@ -32,14 +31,11 @@ const (
 	// served in vain, all of them once there are enough: ten thousand agents that dial
 	// again after a restart would hardly get in.
 	backlog = maxPending
-)
-
-// Reasons of a refused connection, the labels of the metric.
-const (
-	refusedTLS      = "tls"      // no TLS, no certificate, a foreign one
-	refusedProtocol = "protocol" // TLS was right, what followed was not
-	refusedUser     = "user"     // plain TCP, and its process is a stranger's
-	refusedCrowded  = "crowded"  // it was the oldest of too many silent ones
+	// maxPendingEach bounds those of one address, so that one host that opens thousands
+	// keeps only itself out: one more of it is closed at once, and keeps nobody waiting.
+	// A host of more slots, or a NAT, has its agents in with their next dials, within the
+	// second: 256 handshakes take half of one.
+	maxPendingEach = maxPending / 2
 )
 
 // intake accepts agents' connections and gives those that introduce themselves to
@@ -51,34 +47,31 @@ type intake struct {
 	timing  link.Timing
 	peerUID func(local, remote net.Addr) (uint32, error)
 	uids    []uint32 // who may dial without TLS
-	refused map[string]prometheus.Counter
-
+	refused *refusals
+	guard   *guard
 	left    chan struct{} // has an element after a stranger has left
+
 	mu      sync.Mutex
-	pending *list.List // of *stranger, oldest first
+	pending *list.List         // of *stranger, oldest first
+	each    map[netip.Addr]int // of pending, by their address
 }
 
 // stranger is a connection before its Hello.
 type stranger struct {
 	net.Conn
 	came       time.Time
+	from       netip.Addr
 	crowdedOut bool // guarded by intake.mu
 }
 
-func newIntake(config Config, p *pool.Pool, register prometheus.Registerer) *intake {
+func newIntake(config Config, p *pool.Pool, g *guard) *intake {
 	in := &intake{
 		log: config.Log, pool: p, tls: config.TLS, timing: config.Timing,
 		peerUID: config.Prober.PeerUID, uids: append([]uint32{0, uint32(os.Geteuid())}, config.UIDs...),
-		left: make(chan struct{}, 1), pending: list.New(), refused: make(map[string]prometheus.Counter),
+		refused: g.refusals, guard: g,
+		left: make(chan struct{}, 1), pending: list.New(), each: make(map[netip.Addr]int),
 	}
 	in.timing.Pacer = link.NewPacer(link.PacerInterval)
-	refused := promauto.With(register).NewCounterVec(prometheus.CounterOpts{
-		Name: "rendezvous_refused_connections_total",
-		Help: "Connections to the agents' port that were refused: tls (no or a wrong certificate), protocol (no agent), user (a process of a user who is not served), crowded (silent while too many others were).",
-	}, []string{"reason"})
-	for _, reason := range []string{refusedTLS, refusedProtocol, refusedUser, refusedCrowded} {
-		in.refused[reason] = refused.WithLabelValues(reason)
-	}
 	return in
 }
 
@@ -115,7 +108,12 @@ func (in *intake) run(ctx context.Context, listener net.Listener) error {
 			}
 			continue
 		}
-		s := &stranger{Conn: conn, came: time.Now()}
+		s := &stranger{Conn: conn, came: time.Now(), from: source(conn.RemoteAddr())}
+		if in.full(s.from) {
+			conn.Close()
+			in.refused.note(conn.RemoteAddr(), refusedAddress, errTooMany)
+			continue
+		}
 		leave, err := in.enter(ctx, s)
 		if err != nil {
 			conn.Close()
@@ -136,11 +134,13 @@ func (in *intake) serve(ctx context.Context, s *stranger, leave func()) {
 		return
 	}
 	if in.wasCrowdedOut(s) {
-		reason = refusedCrowded
+		reason, err = refusedCrowded, errTooMany
 	}
-	in.refused[reason].Inc()
-	in.log.Debug("connection refused", zap.Stringer("address", s.RemoteAddr()), zap.String("reason", reason), zap.Error(err))
+	in.refused.note(s.RemoteAddr(), reason, err)
 }
+
+// errTooMany: others wait for the place of a connection that says nothing.
+var errTooMany = fmt.Errorf("too many connections that have not introduced themselves: %d may wait, %d of one address", maxPending, maxPendingEach)
 
 // admit takes the stranger through what makes it an agent and serves it to its end.
 // It owns its connection. An error says why it was refused.
@@ -153,7 +153,16 @@ func (in *intake) admit(ctx context.Context, s *stranger, leave func()) (reason 
 	if err != nil {
 		return refusedTLS, err
 	}
-	return refusedProtocol, in.pool.Serve(ctx, linked, leave)
+	defer in.guard.forget(linked)
+	err = in.pool.Serve(ctx, linked, leave)
+	var refused *refusal
+	switch {
+	case errors.As(err, &refused):
+		return refused.reason, refused
+	case errors.Is(err, pool.ErrTaken):
+		return refusedSlot, err
+	}
+	return refusedProtocol, err
 }
 
 // checkUser refuses, on loopback without TLS, processes of users that have no part
@@ -216,20 +225,44 @@ func (in *intake) makeRoom() (wait time.Duration) {
 	if wait := crowdPatience - time.Since(oldest.came); wait > 0 {
 		return wait
 	}
-	in.pending.Remove(front)
 	oldest.crowdedOut = true
+	in.drop(front)
 	oldest.Close()
 	return 0
+}
+
+// full reports whether as many of an address are pending as may be. None of them makes
+// room for the next: where a burst of agents shares an address, and handshakes are slow, those that
+// dial again would push out those in the middle of theirs. link.HandshakeLimit ends the silent ones.
+func (in *intake) full(from netip.Addr) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.each[from] >= maxPendingEach
+}
+
+// drop ends that the stranger of element counts. Called with the lock held, more than once
+// for one that was pushed out.
+func (in *intake) drop(element *list.Element) {
+	s := element.Value.(*stranger)
+	before := in.pending.Len()
+	in.pending.Remove(element)
+	if in.pending.Len() == before {
+		return
+	}
+	if in.each[s.from]--; in.each[s.from] == 0 {
+		delete(in.each, s.from)
+	}
 }
 
 func (in *intake) add(s *stranger) (leave func()) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	element := in.pending.PushBack(s)
+	in.each[s.from]++
 	return func() {
 		in.mu.Lock()
 		defer in.mu.Unlock()
-		in.pending.Remove(element) // does nothing the second time
+		in.drop(element)
 		select {
 		case in.left <- struct{}{}:
 		default:

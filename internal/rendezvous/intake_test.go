@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -165,14 +166,21 @@ func TestSlowStrangers(t *testing.T) {
 	}
 }
 
+// hosts is how many share a crowd: too few for each to be bounded, even if those of two
+// crowds are there at once.
+const hosts = 8
+
+// host is the address of the i-th of them.
+func host(i int) string { return fmt.Sprintf("127.0.1.%d", 1+i%hosts) }
+
 // silent lets strangers be silent for as long as the machine needs to make a crowd.
 func silent(c *pool.Config) { c.HelloLimit = time.Hour }
 
 // However many are silent, they are bounded, and an agent gets in at once.
 func TestCrowd(t *testing.T) { // alone: it takes the whole machine
 	s := start(t, nil, silent)
-	for range maxPending {
-		s.dial(t)
+	for i := range maxPending {
+		s.dialFrom(t, host(i))
 	}
 	s.eventually(t, "a crowd", func() bool { return s.pending() == maxPending })
 	s.join(t, nil, "honest")
@@ -193,12 +201,39 @@ func TestCrowd(t *testing.T) { // alone: it takes the whole machine
 	}
 }
 
+// A host that opens connections by the thousand and says nothing keeps nobody else out, and
+// what it costs is bounded.
+func TestIdleHost(t *testing.T) { // alone: it takes the whole machine
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	idle := int(min(10000, files.Cur-4*maxPending))
+	server, client := certificates(t)
+	s := start(t, server, silent)
+	for range idle {
+		s.dialFrom(t, "127.0.0.2")
+	}
+	s.join(t, client, "honest")
+	s.eventually(t, "all others to be refused", func() bool { return int(s.refused(t, refusedAddress)) >= idle-maxPendingEach })
+	s.join(t, client, "another")
+	if n := s.pending(); n > maxPendingEach {
+		t.Errorf("%d are pending, at most %d of one host may be", n, maxPendingEach)
+	}
+	if n := s.refused(t, refusedCrowded); n != 0 {
+		t.Errorf("%g others were pushed out", n)
+	}
+	if n := s.warnings(); n != 1 {
+		t.Errorf("%d lines about one host", n)
+	}
+}
+
 // Strangers that leave just when they are pushed out are counted once, all the same.
 func TestCrowdLeaves(t *testing.T) { // alone: it takes the whole machine
 	s := start(t, nil, silent)
 	var crowd []net.Conn
-	for range maxPending {
-		crowd = append(crowd, s.dial(t))
+	for i := range maxPending {
+		crowd = append(crowd, s.dialFrom(t, host(i)))
 	}
 	s.eventually(t, "a crowd", func() bool { return s.pending() == maxPending })
 	left := make(chan struct{})
@@ -208,8 +243,8 @@ func TestCrowdLeaves(t *testing.T) { // alone: it takes the whole machine
 			conn.Close()
 		}
 	}()
-	for range maxPending {
-		s.dial(t)
+	for i := range maxPending {
+		s.dialFrom(t, host(i+hosts/2))
 	}
 	receive(t, left, "the crowd to leave")
 	s.eventually(t, "the old crowd to be counted", func() bool { return s.refusals(t) >= maxPending })
@@ -277,7 +312,11 @@ func TestAllAtOnce(t *testing.T) { // alone: it takes the whole machine
 	for i := range agents {
 		dialling.Go(func() {
 			for !s.enters(ctx, t, client, fmt.Sprint(i)) {
-				if ctx.Err() != nil {
+				redial := time.NewTimer(600 * time.Millisecond) // the pause of an agent, see docs/protocol.md
+				select {
+				case <-redial.C:
+				case <-ctx.Done():
+					redial.Stop()
 					t.Errorf("agent %d did not get in", i)
 					return
 				}
@@ -286,11 +325,11 @@ func TestAllAtOnce(t *testing.T) { // alone: it takes the whole machine
 	}
 	dialling.Wait()
 	if n := s.count(pool.Starting); n != agents {
-		t.Errorf("%d agents are in, want %d", n, agents)
+		t.Errorf("%d agents are in, want %d; lost: %+v", n, agents, s.logs.FilterMessage("slot lost").All())
 	}
 }
 
-// enters does what an agent does once; it may come too late when its turn is due.
+// enters does what an agent of a host does once; it may come too late when its turn is due.
 func (s *system) enters(ctx context.Context, t *testing.T, client *tls.Config, name string) bool {
 	conn, err := link.Dial(ctx, s.listener.Addr().String(), client, link.Timing{})
 	if err != nil {
@@ -331,6 +370,36 @@ func TestRoomForYoungStrangers(t *testing.T) {
 	s.add(&stranger{Conn: ours, came: time.Now()})
 	if wait := s.makeRoom(); wait != 0 || !s.wasCrowdedOut(young) {
 		t.Errorf("waits %s for the old one, crowded out: %v", wait, s.wasCrowdedOut(young))
+	}
+}
+
+// A host has no more than its share of the places, and has them back when its connections
+// end, each once.
+func TestRoomOfOneAddress(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil, nil)
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	here, there := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	old := &stranger{Conn: ours, came: time.Now().Add(-time.Hour), from: here}
+	leave := s.add(old)
+	for range maxPendingEach - 1 {
+		if s.full(here) {
+			t.Fatal("there is no room, and not all of it is taken")
+		}
+		s.add(&stranger{Conn: ours, came: time.Now(), from: here})
+	}
+	if !s.full(here) || s.full(there) || s.wasCrowdedOut(old) {
+		t.Errorf("full here: %v, there: %v; crowded out: %v", s.full(here), s.full(there), s.wasCrowdedOut(old))
+	}
+	leave()
+	leave()
+	if s.full(here) {
+		t.Error("it is full although one has left")
+	}
+	s.add(&stranger{Conn: ours, came: time.Now(), from: here})
+	if !s.full(here) || s.pending() != maxPendingEach {
+		t.Errorf("%d are pending, full: %v", s.pending(), s.full(here))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -25,6 +27,7 @@ const patience = 30 * time.Second
 type system struct {
 	*intake
 	listener net.Listener
+	logs     *observer.ObservedLogs
 	ended    chan error // run's result
 }
 
@@ -36,6 +39,12 @@ func start(t *testing.T, config *tls.Config, change func(*pool.Config)) *system 
 // startOn runs an intake on what wrap makes of a loopback listener.
 func startOn(t *testing.T, config *tls.Config, change func(*pool.Config), wrap func(net.Listener) net.Listener) *system {
 	t.Helper()
+	return startWith(t, Config{TLS: config}, nil, change, wrap)
+}
+
+// startWith runs an intake and its guard, of a watch of pods that may be nil.
+func startWith(t *testing.T, config Config, watch worklist, change func(*pool.Config), wrap func(net.Listener) net.Listener) *system {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -44,29 +53,42 @@ func startOn(t *testing.T, config *tls.Config, change func(*pool.Config), wrap f
 	workers := pool.Config{
 		Log: zap.NewNop(), Metrics: pool.NewMetrics(registry), MaxWorkers: 100, ReserveLimit: patience,
 	}
-	if change != nil {
-		change(&workers)
-	}
-	s := &system{listener: listener, ended: make(chan error, 1)}
 	prober, err := sockdiag.Open(nowhere)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.intake = newIntake(Config{Log: zap.NewNop(), TLS: config, Prober: prober}, pool.New(workers), registry)
+	core, logs := observer.New(zap.DebugLevel)
+	config.Log, config.Prober = zap.New(core), prober
+	workers.Log = config.Log
+	guard := newGuard(config, watch, newRefusals(config.Log, registry))
+	workers.Admit = guard.admit
+	if change != nil {
+		change(&workers)
+	}
+	s := &system{listener: listener, logs: logs, ended: make(chan error, 1), intake: newIntake(config, pool.New(workers), guard)}
 	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.ended <- s.run(ctx, wrap(listener))
-	}()
-	t.Cleanup(func() { stop(); listener.Close(); <-done; prober.Close() })
+	var running sync.WaitGroup
+	running.Go(func() { s.ended <- s.run(ctx, wrap(listener)) })
+	running.Go(func() {
+		if err := guard.run(ctx); err != nil && ctx.Err() == nil {
+			t.Errorf("the guard: %v", err)
+		}
+	})
+	t.Cleanup(func() { stop(); listener.Close(); running.Wait(); prober.Close() })
 	return s
 }
 
 // dial is a connection that has said nothing yet.
 func (s *system) dial(t *testing.T) net.Conn {
 	t.Helper()
-	conn, err := net.Dial("tcp", s.listener.Addr().String())
+	return s.dialFrom(t, "127.0.0.1")
+}
+
+// dialFrom is that of a host with the address.
+func (s *system) dialFrom(t *testing.T, host string) net.Conn {
+	t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(host)}}
+	conn, err := dialer.Dial("tcp", s.listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,12 +143,12 @@ func (s *system) pending() int {
 // refused is the metric's value for one reason, refusals that for all.
 func (s *system) refused(t *testing.T, reason string) float64 {
 	t.Helper()
-	return testutil.ToFloat64(s.intake.refused[reason])
+	return testutil.ToFloat64(s.intake.refused.count[reason])
 }
 
 func (s *system) refusals(t *testing.T) (sum float64) {
 	t.Helper()
-	for reason := range s.intake.refused {
+	for _, reason := range reasons {
 		sum += s.refused(t, reason)
 	}
 	return sum

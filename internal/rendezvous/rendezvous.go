@@ -33,6 +33,10 @@ type Config struct {
 	Build  string
 	Agents net.Listener // agents dial it
 	TLS    *tls.Config  // nil: plain TCP, on loopback for UIDs' and our own agents alone
+	// WorkerName is the DNS name that agents' certificates need; mtls.WorkerName when "".
+	WorkerName string
+	// AgentCheck is how agents are compared with Pods; CheckAddress when "".
+	AgentCheck AgentCheck
 	// Register, if not nil, registers further metrics.
 	Register func(prometheus.Registerer)
 
@@ -77,14 +81,17 @@ func Run(ctx context.Context, config Config) error {
 		Log: config.Log, Metrics: pool.NewMetrics(registry), Build: config.Build,
 		MaxWorkers: config.MaxWorkers, ReserveLimit: reserveLimit,
 	}
+	refused := newRefusals(config.Log, registry)
 	var missing func() []pods.Pod
 	var watcher *pods.Watcher
+	var watch worklist
 	if config.Pods != nil {
 		var err error
 		if watcher, err = config.Pods(pods.NewMetrics(registry)); err != nil {
 			return err
 		}
-		missing = watcher.Missing
+		watch = watcher
+		missing = func() []pods.Pod { return refused.explain(watcher.Missing()) }
 		poolConfig.Why = func(ctx context.Context, agent string) string {
 			ctx, cancel := context.WithTimeout(ctx, podNewsLimit)
 			defer cancel()
@@ -92,6 +99,8 @@ func Run(ctx context.Context, config Config) error {
 		}
 		group.Go(func() error { return watcher.Run(ctx) })
 	}
+	guard := newGuard(config, watch, refused)
+	poolConfig.Admit = guard.admit
 	workers := pool.New(poolConfig)
 	book := &leases{}
 	brokerConfig := broker.Config{
@@ -109,13 +118,14 @@ func Run(ctx context.Context, config Config) error {
 	sessions = broker.New(brokerConfig)
 	book.Manager = newLeases(config, workers, sessions, registry)
 	config.Journal.Register(registry)
-	in := newIntake(config, workers, registry)
+	in := newIntake(config, workers, guard)
 	source := config.source(workers, sessions, book, scaling)
 	config.Log.Info("rendezvous is up",
 		zap.Stringer("agents", config.Agents.Addr()), zap.Bool("tls", config.TLS != nil),
 		zap.Stringer("api", config.API.Addr()), zap.Stringer("admin", config.Admin.Addr()),
 		zap.String("demandFrom", string(config.Prober.Backend())), zap.Uint32s("sessionUids", config.UIDs))
 
+	group.Go(func() error { return guard.run(ctx) })
 	group.Go(func() error { return in.run(ctx, config.Agents) })
 	group.Go(func() error { return sessions.Run(ctx) })
 	group.Go(func() error { return book.Run(ctx) })

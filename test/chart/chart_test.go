@@ -5,7 +5,10 @@ package chart
 
 import (
 	"bytes"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"flag"
 	"os"
 	"os/exec"
@@ -117,6 +120,8 @@ const (
 
 func TestRefused(t *testing.T) {
 	for set, want := range map[string]string{
+		"rendezvous.agentCheck=maybe":                                                "/rendezvous/agentCheck",
+		"tls.workerName=":                                                            "/tls/workerName",
 		"scheduler.replica=2":                                                        "additional properties 'replica' not allowed",
 		"worker.replicas=many":                                                       "/worker/replicas",
 		"workerGroups[0].name=a,workerGroups[0].slotz=2":                             "additional properties 'slotz' not allowed",
@@ -151,6 +156,67 @@ func TestRefused(t *testing.T) {
 }
 
 func last(s string) string { return s[max(0, len(s)-600):] }
+
+// TestRightsOfTheTest: what helm test may do ends with it, also when it fails and when helm
+// does not end it: the test deletes the RoleBinding, and may delete nothing else.
+func TestRightsOfTheTest(t *testing.T) {
+	out, err := render(t, "--set", "fullnameOverride=mine")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, last(out))
+	}
+	_, out, _ = strings.Cut(out, "# Source: future/templates/tests/plan.yaml")
+	for _, kind := range []string{"ServiceAccount", "Role", "RoleBinding"} {
+		object := regexp.MustCompile(`(?m)^kind: ` + kind + `$[^§]*?^---$`).FindString(out)
+		for _, want := range []string{"name: mine-test", "helm.sh/hook: test", "before-hook-creation,hook-succeeded,hook-failed"} {
+			if !strings.Contains(object, want) {
+				t.Errorf("%s lacks %q:\n%s", kind, want, object)
+			}
+		}
+	}
+	for _, want := range []string{
+		"- --role-binding=mine-test\n",
+		"  resources: [rolebindings]\n  resourceNames: [mine-test]\n  verbs: [delete]\n",
+	} {
+		if strings.Count(out, want) != 1 {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+// TestNameOfAgents: the certificates are for the name that the rendezvous asks for, which is
+// also that of the charts before it did.
+func TestNameOfAgents(t *testing.T) {
+	for set, want := range map[string]string{"tls.source=helm": "worker", "tls.workerName=mine": "mine"} {
+		out, err := render(t, "--set", set)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, last(out))
+		}
+		if !strings.Contains(out, "- --worker-name="+want+"\n") {
+			t.Errorf("--set %s: the rendezvous does not ask for %q", set, want)
+		}
+		_, secret, _ := strings.Cut(out, "name: future-worker-tls\n")
+		encoded := regexp.MustCompile(`tls\.crt: (\S+)`).FindStringSubmatch(secret)
+		if encoded == nil {
+			t.Fatalf("no certificate in\n%s", last(secret))
+		}
+		text, err := base64.StdEncoding.DecodeString(encoded[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(text)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cert.VerifyHostname(want); err != nil {
+			t.Errorf("--set %s: %v", set, err)
+		}
+	}
+	out, err := render(t, "--set", "tls.source=cert-manager,tls.workerName=mine")
+	if err != nil || !strings.Contains(out, "dnsNames: [mine]\n") || !strings.Contains(out, "dnsNames: [rendezvous]\n") {
+		t.Errorf("%v\n%s", err, last(out))
+	}
+}
 
 // TestAutoscaledJob: how many workers the program of a Job asks for.
 func TestAutoscaledJob(t *testing.T) {

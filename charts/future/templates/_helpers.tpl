@@ -62,6 +62,9 @@ imagePullSecrets:
 {{- else -}}{{ include "future.worker" . }}-tls{{- end -}}
 {{- end -}}
 
+{{- /* With --reuse-values an upgrade has the values of a chart that did not know it: its certificates are for this name. */ -}}
+{{- define "future.tls.workerName" -}}{{ default "worker" .Values.tls.workerName }}{{- end -}}
+
 {{- define "future.rstudio.secret" -}}
 {{- default (printf "%s-rstudio" (include "future.fullname" .)) .Values.scheduler.RStudioSecret -}}
 {{- end -}}

@@ -1,0 +1,108 @@
+package pods
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// at is a pod that is ready, with addresses.
+func at(addresses ...string) *corev1.PodStatus {
+	status := ready.DeepCopy()
+	for _, a := range addresses {
+		status.PodIPs = append(status.PodIPs, corev1.PodIP{IP: a})
+	}
+	return status
+}
+
+func ofGroup(group string) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) { pod.Labels = map[string]string{groupLabel: group} }
+}
+
+func claim(name, group, from string) Claim {
+	c := Claim{Name: name, Group: group}
+	if from != "" {
+		c.From = netip.MustParseAddr(from)
+	}
+	return c
+}
+
+func TestVerify(t *testing.T) {
+	s := newAPIServer(t)
+	s.setWith("a", at("10.0.0.1", "fd00::1"), ofGroup("gpu"))
+	s.set("b", at())
+	s.set("ended", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
+	s.set("deleted", at("10.0.0.9"))
+	w := watch(t, s)
+	<-w.Listed()
+	s.set("deleted", nil)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	eventually(t, "the deletion", func() bool { return w.Verify(over, claim("deleted", "default", "")) != nil })
+	for _, tc := range []struct {
+		claim Claim
+		want  string // "": it is true
+	}{
+		{claim("a", "gpu", "10.0.0.1"), ""},
+		{claim("a", "gpu", "fd00::1"), ""},
+		{claim("a", "gpu", ""), ""},
+		{claim("b", "default", ""), ""},
+		{claim("a", "gpu", "10.0.0.2"), "pod a has the addresses [10.0.0.1 fd00::1], its agent connects from 10.0.0.2: where the network changes addresses"},
+		{claim("a", "default", "10.0.0.1"), `pod a is of the group "gpu"`},
+		{claim("b", "default", "10.0.0.1"), "pod b has no address yet"},
+		{claim("c", "default", "10.0.0.1"), `no pod of component=worker in namespace ns is called "c"`},
+		{claim("deleted", "default", "10.0.0.9"), `is called "deleted"`},
+		{claim("ended", "default", ""), "pod ended has ended: Failed"},
+	} {
+		err := w.Verify(over, tc.claim)
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%+v: %v, want %q", tc.claim, err, tc.want)
+		}
+	}
+}
+
+// The watch may be behind the pod: an agent waits for the news that there is one, and that
+// it has an address.
+func TestVerifyWaits(t *testing.T) {
+	s := newAPIServer(t)
+	w := watch(t, s)
+	<-w.Listed()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	verified := make(chan error, 1)
+	go func() { verified <- w.Verify(ctx, claim("a", "gpu", "10.0.0.1")) }()
+	s.setWith("a", at(), ofGroup("gpu"))
+	eventually(t, "the pod", func() bool { return len(w.Group("gpu")) == 1 })
+	select {
+	case err := <-verified:
+		t.Fatalf("it has not waited for the pod's address: %v", err)
+	default:
+	}
+	s.setWith("a", at("10.0.0.1"), ofGroup("gpu"))
+	if err := <-verified; err != nil {
+		t.Error(err)
+	}
+}
+
+// Without an answer of the API server nothing is known, and that is known.
+func TestNotListed(t *testing.T) {
+	s := newAPIServer(t)
+	s.answer(http.StatusForbidden)
+	s.set("a", at("10.0.0.1"))
+	w := watch(t, s)
+	eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
+	select {
+	case <-w.Listed():
+		t.Error("the pods are known")
+	default:
+	}
+	s.answer(0)
+	<-w.Listed()
+	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
+		t.Error(err)
+	}
+}
