@@ -35,6 +35,8 @@ type rendezvous struct {
 	answer string
 	status int
 	asked  []string
+	// sessions are those that have asked, by their names.
+	sessions map[string]bool
 	// announced are the announcements: METHOD INTENT PORT, and end with the connection of one.
 	announced []string
 	changed   chan struct{} // closed when announced changes, and made again
@@ -45,7 +47,7 @@ var sessionName = regexp.MustCompile(`session=[0-9.-]+&`)
 
 func serve(t *testing.T, answer string) *rendezvous {
 	t.Helper()
-	r := &rendezvous{answer: answer, status: http.StatusOK, changed: make(chan struct{})}
+	r := &rendezvous{answer: answer, status: http.StatusOK, changed: make(chan struct{}), sessions: make(map[string]bool)}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -65,6 +67,7 @@ func serve(t *testing.T, answer string) *rendezvous {
 			}
 			return
 		}
+		r.sessions[req.URL.Query().Get("session")] = true
 		r.asked = append(r.asked, req.Method+" "+sessionName.ReplaceAllString(req.RequestURI, ""))
 		w.WriteHeader(r.status)
 		fmt.Fprintln(w, r.answer)

@@ -320,13 +320,11 @@ func TestForks(t *testing.T) {
 		w <- plan_init(); x <- parallel::mclapply(1:2, function(i) length(plan_init()), mc.cores = 2); out(unlist(x))
 		Sys.setenv(PSOCK_RENDEZVOUS_API = "`+nobody(t)+`"); w <- ask(); x <- parallel::mclapply(1:2, function(i) ask(), mc.cores = 2)`)
 	wantFields(t, got, "7", "7")
-	sessions := make(map[string]bool)
-	for _, question := range r.questions() {
-		sessions[question] = true
+	r.mu.Lock()
+	if len(r.sessions) != 3 {
+		t.Errorf("%v have asked, want three sessions", r.sessions)
 	}
-	if len(sessions) != 3 {
-		t.Errorf("want questions of three sessions, got %q", r.questions())
-	}
+	r.mu.Unlock()
 	if n := strings.Count(messages, "cannot connect"); n != 3 {
 		t.Errorf("%d messages, want one of each process: %q", n, messages)
 	}
