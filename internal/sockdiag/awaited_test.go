@@ -11,13 +11,13 @@ import (
 func TestConnectsTo(t *testing.T) {
 	for command, want := range map[string]bool{
 		"/usr/lib/R/bin/exec/R\x00--no-echo\x00-e\x00parallel:::.workRSOCK()\x00--args\x00MASTER=localhost\x00PORT=11562\x00OUT=/dev/null\x00": true,
-		"sh\x00-c\x00'/usr/bin/Rscript' -e 'parallel:::.workRSOCK()' MASTER=localhost PORT=11562 OUT=/dev/null & \x00":                      true,
-		"R\x00MASTER=localhost\x00PORT=11562": true,
+		"sh\x00-c\x00'/usr/bin/Rscript' -e 'parallel:::.workRSOCK()' MASTER=localhost PORT=11562 OUT=/dev/null & \x00":                         true,
+		"R\x00MASTER=localhost\x00PORT=11562":                    true,
 		"R\x00MASTER=localhost\x00PORT=115620\x00PORT=11562\x00": true,
-		"R\x00MASTER=localhost\x00PORT=115620\x00":              false,
-		"R\x00MASTER=localhost\x00PORT=11563\x00":               false,
-		"R\x00PORT=11562\x00":                                  false,
-		"":                                                     false,
+		"R\x00MASTER=localhost\x00PORT=115620\x00":               false,
+		"R\x00MASTER=localhost\x00PORT=11563\x00":                false,
+		"R\x00PORT=11562\x00":                                    false,
+		"":                                                       false,
 	} {
 		if got := connectsTo([]byte(command), 11562); got != want {
 			t.Errorf("%q: %v, want %v", command, got, want)
