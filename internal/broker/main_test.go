@@ -183,6 +183,12 @@ func (s *system) agentOf(name, group string) *link.Conn {
 // park parks a worker that has data do with what its sessions send.
 func (s *system) park(name, group string, data func(*link.Conn, []byte) error) *link.Conn {
 	s.t.Helper()
+	return s.parkWorkers(name, group, data, func() {})
+}
+
+// parkWorkers parks one after the other: ended is called between two.
+func (s *system) parkWorkers(name, group string, data func(*link.Conn, []byte) error, ended func()) *link.Conn {
+	s.t.Helper()
 	conn, err := link.Dial(context.Background(), s.agents.Addr().String(), nil, link.Timing{})
 	if err != nil {
 		s.t.Fatal(err)
@@ -193,7 +199,7 @@ func (s *system) park(name, group string, data func(*link.Conn, []byte) error) *
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for serveFrame(conn, data) == nil {
+		for serveFrame(conn, data, ended) == nil {
 		}
 		conn.Close()
 	}()
@@ -202,7 +208,7 @@ func (s *system) park(name, group string, data func(*link.Conn, []byte) error) *
 }
 
 // serveFrame does what an agent does with one frame.
-func serveFrame(conn *link.Conn, data func(*link.Conn, []byte) error) error {
+func serveFrame(conn *link.Conn, data func(*link.Conn, []byte) error, ended func()) error {
 	frame, err := conn.Next()
 	if err != nil {
 		return err
@@ -216,6 +222,7 @@ func serveFrame(conn *link.Conn, data func(*link.Conn, []byte) error) error {
 	case link.Data:
 		return data(conn, frame.Payload)
 	case link.EOF:
+		ended()
 		return errors.Join(conn.Send(link.Exit, link.ExitMessage{Cause: "its session ended", Expected: true}),
 			conn.Send(link.State, warm))
 	}

@@ -19,6 +19,11 @@ func (n *node) another(ctx context.Context, need relay.Need) (relay.Worker, erro
 		return nil, errors.New(refusal)
 	}
 	want := pool.Want{Tenant: n.cluster.tenant, Group: n.cluster.group(), Urgent: need.Lost, SetUps: need.SetUps, Total: b.size(n.cluster)}
+	if n.cluster.name == "" {
+		// Two sessions that announce nothing, and make their clusters at the same time on one
+		// port, are one cluster for all that is known: its nodes share no R process.
+		want.SetUps = nil
+	}
 	b.poke()
 	began := time.Now()
 	waiting, cancel := context.WithCancel(ctx)
