@@ -33,7 +33,6 @@ type Source struct {
 	State     func() State
 	Available func(uid uint32, session string, ports []uint16, plan bool) int // broker.Broker.Available
 	Announce  func(broker.Announcement) (retract func(), err error)           // broker.Broker.Announce
-	Retract   func(uid uint32, session, cluster string)                       // broker.Broker.Retract
 	Hint      func()                                                          // broker.Broker.Hint
 	Outlook   func() string                                                   // broker.Broker.PlanOutlook
 	// Once is broker.Broker.Once.
@@ -61,13 +60,12 @@ const maxPorts = 1024
 //	                            when no worker is ready and some are started
 //	POST /v1/listeners?session=S&cluster=C&port=P&intent=I
 //	                            text/plain: session S is about to listen on P for
-//	                            the nodes of its cluster C, until the connection of
-//	                            this request ends. intent: the nodes are to have a
+//	                            the nodes of its cluster C, until the body of this
+//	                            request comes, which is one byte, or its connection
+//	                            ends. intent: the nodes are to have a
 //	                            worker each (workers) or to take turns (futures),
 //	                            or the session starts its workers itself (own,
 //	                            which may leave out the port: on any)
-//	DELETE /v1/listeners?session=S&cluster=C
-//	                            ends that before the connection ends
 //	POST /v1/once?session=S&ports=P,Q&once=true
 //	                            text/plain: of how many nodes of the session's
 //	                            clusters on these ports the futures now run once at

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -18,6 +20,9 @@ const maxName = 100
 func handleListeners(mux *http.ServeMux, source Source) {
 	mux.HandleFunc("POST /v1/listeners", func(w http.ResponseWriter, r *http.Request) {
 		announcement, err := parseAnnouncement(r)
+		if err == nil && r.ContentLength != 1 {
+			err = fmt.Errorf("content length: %d, give 1: the byte that ends the announcement, for which this request waits", r.ContentLength)
+		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -32,32 +37,26 @@ func handleListeners(mux *http.ServeMux, source Source) {
 			return
 		}
 		defer retract()
-		// As long as the caller's connection: reading is what tells that it has ended.
-		control := http.NewResponseController(w)
-		if control.SetReadDeadline(time.Time{}) != nil || control.SetWriteDeadline(time.Time{}) != nil {
-			http.Error(w, "this connection cannot be held", http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintln(w, "noted")
-		if control.Flush() == nil {
-			<-r.Context().Done()
-		}
+		hold(w, r)
 	})
-	mux.HandleFunc("DELETE /v1/listeners", func(w http.ResponseWriter, r *http.Request) {
-		session, cluster, err := parseNames(r)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		uid, err := source.caller(r)
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		source.Retract(uid, session, cluster)
-		w.WriteHeader(http.StatusNoContent)
-	})
+}
+
+// hold answers, and returns when the request's body has come, which is one byte, or its connection
+// has ended. Not with the connection alone: processes that R starts have copies of its
+// sockets, so that it lasts as long as they do.
+func hold(w http.ResponseWriter, r *http.Request) {
+	control := http.NewResponseController(w)
+	if err := errors.Join(control.EnableFullDuplex(), control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	stop := context.AfterFunc(r.Context(), func() { _ = control.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintln(w, "noted")
+	if control.Flush() == nil {
+		_, _ = r.Body.Read(make([]byte, 1))
+	}
 }
 
 // parseNames reads what the caller calls itself and its cluster.

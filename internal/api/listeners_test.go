@@ -13,7 +13,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/broker"
 )
 
-// announcer notes what is announced and retracted.
+// announcer notes what is announced, and when that ends.
 type announcer struct {
 	said, retracted chan string
 	err             error
@@ -30,7 +30,6 @@ func (a *announcer) source() api.Source {
 			a.said <- text
 			return func() { a.retracted <- text }, nil
 		},
-		Retract: func(uid uint32, session, cluster string) { a.retracted <- fmt.Sprint(uid, " ", session, " ", cluster) },
 	}
 }
 
@@ -38,11 +37,13 @@ func newAnnouncer() *announcer {
 	return &announcer{said: make(chan string, 1), retracted: make(chan string, 1)}
 }
 
-// An announcement lasts exactly as long as the connection.
+// An announcement lasts until its byte comes, though others have the connection, or until the
+// connection ends.
 func TestAnnounce(t *testing.T) {
 	a := newAnnouncer()
 	server := httptest.NewServer(api.Handler(a.source()))
 	defer server.Close()
+	i := 0
 	for query, want := range map[string]string{
 		"session=7-1&cluster=2&port=11562&intent=futures": "1000 7-1 2 11562 futures",
 		"session=7-1&cluster=2&port=11562&intent=workers": "1000 7-1 2 11562 workers",
@@ -54,7 +55,7 @@ func TestAnnounce(t *testing.T) {
 			t.Fatal(err)
 		}
 		// As the site profile asks.
-		fmt.Fprintf(conn, "POST /v1/listeners?%s HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n", query)
+		fmt.Fprintf(conn, "POST /v1/listeners?%s HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n\r\n", query)
 		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -70,10 +71,15 @@ func TestAnnounce(t *testing.T) {
 			t.Errorf("%s: %s is retracted although its connection lasts", query, text)
 		default:
 		}
-		conn.Close()
+		if i++; i%2 == 0 {
+			conn.Close()
+		} else if _, err := conn.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
 		if got := <-a.retracted; got != want {
 			t.Errorf("%s: %q is retracted, want %q", query, got, want)
 		}
+		conn.Close()
 	}
 }
 
@@ -95,34 +101,23 @@ func TestRefusedAnnouncements(t *testing.T) {
 		a := newAnnouncer()
 		a.err = broker.ErrAnnouncements
 		recorder := httptest.NewRecorder()
-		api.Handler(a.source()).ServeHTTP(recorder, fromLoopback(http.MethodPost, "/v1/listeners?"+query))
+		request := fromLoopback(http.MethodPost, "/v1/listeners?"+query)
+		request.ContentLength = 1
+		api.Handler(a.source()).ServeHTTP(recorder, request)
 		if got := strings.TrimSpace(recorder.Body.String()); recorder.Code != want.status || got != want.text {
 			t.Errorf("%.60s: %d %q, want %+v", query, recorder.Code, got, want)
 		}
 	}
 	stranger := newAnnouncer().source()
 	stranger.UIDs = nil
-	for _, method := range []string{http.MethodPost, http.MethodDelete} {
+	for length, want := range map[int64]int{1: http.StatusForbidden, 0: http.StatusBadRequest, 2: http.StatusBadRequest, -1: http.StatusBadRequest} {
+		request := fromLoopback(http.MethodPost, "/v1/listeners?session=7&cluster=1&intent=own")
+		request.ContentLength = length
 		recorder := httptest.NewRecorder()
-		api.Handler(stranger).ServeHTTP(recorder, fromLoopback(method, "/v1/listeners?session=7&cluster=1&intent=own"))
-		if recorder.Code != http.StatusForbidden {
-			t.Errorf("%s of a stranger: %d", method, recorder.Code)
-		}
-	}
-}
-
-func TestRetract(t *testing.T) {
-	a := newAnnouncer()
-	handler := api.Handler(a.source())
-	for query, want := range map[string]int{"session=7-1&cluster=2": http.StatusNoContent, "session=7-1": http.StatusBadRequest} {
-		recorder := httptest.NewRecorder()
-		handler.ServeHTTP(recorder, fromLoopback(http.MethodDelete, "/v1/listeners?"+query))
+		api.Handler(stranger).ServeHTTP(recorder, request)
 		if recorder.Code != want {
-			t.Errorf("%s: %d, want %d", query, recorder.Code, want)
+			t.Errorf("of a stranger, with a body of %d bytes: %d, want %d", length, recorder.Code, want)
 		}
-	}
-	if got := <-a.retracted; got != "1000 7-1 2" {
-		t.Errorf("%q is retracted", got)
 	}
 }
 
@@ -140,7 +135,7 @@ func FuzzListeners(f *testing.F) {
 			return nil, broker.ErrAnnouncements
 		}
 		request := fromLoopback(http.MethodPost, "/v1/listeners")
-		request.URL.RawQuery = query
+		request.URL.RawQuery, request.ContentLength = query, 1
 		recorder := httptest.NewRecorder()
 		api.Handler(source).ServeHTTP(recorder, request)
 		if recorder.Code == http.StatusOK {

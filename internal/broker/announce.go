@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -51,7 +50,7 @@ func (a *announced) covers(d *demand) bool {
 	return a.UID == d.UID && (a.Port == d.Port || a.Port == 0) && !a.older[d.Cookie]
 }
 
-// Announce notes what a session is going to do, until retract is called or Retract is.
+// Announce notes what a session is going to do, until retract is called.
 func (b *Broker) Announce(a Announcement) (retract func(), err error) {
 	listeners, err := b.config.Listeners.Listeners(nil)
 	if err != nil {
@@ -74,7 +73,9 @@ func (b *Broker) Announce(a Announcement) (retract func(), err error) {
 	}
 	b.said[said] = true
 	b.announcementsChanged()
-	b.Hint()
+	if a.Intent != ForOwn {
+		b.Hint()
+	}
 	return func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -85,26 +86,15 @@ func (b *Broker) Announce(a Announcement) (retract func(), err error) {
 	}, nil
 }
 
-// Retract ends the announcements of a session's cluster. A session whose child processes have
-// its connections cannot end them by closing its own.
-func (b *Broker) Retract(uid uint32, session, cluster string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	maps.DeleteFunc(b.said, func(a *announced, _ bool) bool {
-		return a.UID == uid && a.Session == session && a.Cluster == cluster
-	})
-	b.announcementsChanged()
-}
-
 // announcementsChanged has those look again that wait to know whose a listener is. Called with
 // the lock held.
 func (b *Broker) announcementsChanged() {
-	close(b.saidAnew)
-	b.saidAnew = make(chan struct{})
+	close(b.saidChanged)
+	b.saidChanged = make(chan struct{})
 }
 
-// owner is whose a listener is, by the names of the announcement, "" where there is none, and
-// what its cluster is entitled to.
+// owner names the cluster that a listener belongs to, as it was announced, "" where it was not,
+// and says what it is entitled to.
 type owner struct {
 	session, cluster string
 	shared           bool
@@ -138,23 +128,24 @@ func (b *Broker) ownerOf(d *demand) (o owner, k knowledge, changed <-chan struct
 	if ofPort > 0 { // one that names the port tells more than one that names none
 		said = slices.DeleteFunc(said, func(a *announced) bool { return a.Port == 0 })
 	}
-	terms := b.leaseOf(d)
-	if len(said) == 0 {
-		if terms == nil {
-			return owner{}, unannounced, b.saidAnew
+	if ofPort == 0 { // a lease names the port, too
+		if terms := b.leaseOf(d); terms != nil {
+			return owner{cluster: "lease " + terms.ID, shared: terms.Share, lease: terms}, known, b.saidChanged
 		}
-		return owner{cluster: "lease " + terms.ID, shared: terms.Share, lease: terms}, known, b.saidAnew
+	}
+	if len(said) == 0 {
+		return owner{}, unannounced, b.saidChanged
 	}
 	first := said[0]
 	for _, a := range said[1:] {
 		if a.Session != first.Session || a.Cluster != first.Cluster || a.Intent != first.Intent {
-			return owner{}, disputed, b.saidAnew
+			return owner{}, disputed, b.saidChanged
 		}
 	}
 	if first.Intent == ForOwn {
-		return owner{}, itsOwn, b.saidAnew
+		return owner{}, itsOwn, b.saidChanged
 	}
-	return owner{session: first.Session, cluster: first.Cluster, shared: first.Intent == ForFutures}, known, b.saidAnew
+	return owner{session: first.Session, cluster: first.Cluster, shared: first.Intent == ForFutures}, known, b.saidChanged
 }
 
 // errOwn: the listener's session starts its workers itself.
@@ -164,8 +155,8 @@ const errOwn = errForeign(ownWorkers)
 const evidencePace = time.Second
 
 // claim waits until it is known whose d is. A listener that nobody has announced is left to
-// others for the grace, and for as long as there is a process that is to connect to it. It
-// fails when d listens no more.
+// others for the grace, unless it is the next one of a cluster that has shown that it wants our
+// workers, and for as long as there is a process that is to connect to it. It fails when d listens no more.
 func (b *Broker) claim(ctx context.Context, d *demand) (owner, error) {
 	var since time.Time // when it was first unannounced, zero while it is not
 	own := false
@@ -183,6 +174,9 @@ func (b *Broker) claim(ctx context.Context, d *demand) (owner, error) {
 				since = time.Now()
 			}
 			left := b.config.Grace - time.Since(since)
+			if b.forming(d) {
+				return owner{}, nil
+			}
 			if left <= 0 {
 				if !b.awaited(d) {
 					return owner{}, nil
@@ -203,6 +197,23 @@ func (b *Broker) claim(ctx context.Context, d *demand) (owner, error) {
 			return owner{}, ctx.Err()
 		}
 	}
+}
+
+// forming reports whether d is for the next node of a cluster that was not announced, whose last
+// one has taken a connection of ours and closed its listener.
+func (b *Broker) forming(d *demand) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.latest[place{uid: d.UID, port: d.Port}]
+	if c == nil || c.isReady() {
+		return false
+	}
+	for n := range c.nodes {
+		if n.connected {
+			return true
+		}
+	}
+	return false
 }
 
 // awaited reports whether a process is there that is to connect to d.

@@ -112,24 +112,31 @@ func TestOnePortTwice(t *testing.T) {
 	}
 }
 
-// Retract ends what was announced without its own function, which then does nothing.
-func TestRetract(t *testing.T) {
-	s := start(t, patience)
+// The nodes of a cluster that was not announced come at once when the first one has shown that
+// it wants our workers.
+func TestGraceIsForTheFirstNode(t *testing.T) {
+	asked := make(chan struct{}, 100)
+	s := startWith(t, func(c *broker.Config) {
+		c.Grace = time.Millisecond
+		c.Awaited = func(uint16) (bool, error) {
+			asked <- struct{}{}
+			return false, nil
+		}
+	})
 	s.agent("a")
-	listener := s.bind(0)
-	retract := s.announce(broker.Announcement{Session: "s", Cluster: "1", Intent: broker.ForOwn})
-	listener.unlist = s.table.add(listener.port, uid)
-	s.Retract(uid+1, "s", "1")
-	s.Retract(uid, "s", "2")
-	before := s.looked()
-	s.eventually("more looks", func() bool { s.Hint(); return s.looked() > before+2 })
-	listener.untouched()
-	if err := listener.listener.SetDeadline(time.Time{}); err != nil {
-		t.Fatal(err)
+	s.agent("b")
+	first := s.listen(0, uid)
+	one := first.connect()
+	s.eventually("it to be connected", func() bool {
+		clusters := s.Clusters()
+		return len(clusters) == 1 && clusters[0].Nodes[0].State == "connected"
+	})
+	two := s.listen(first.port, uid).connect()
+	echo(t, one, exec)
+	echo(t, two, exec)
+	if n := len(asked); n != 1 {
+		t.Errorf("%d nodes waited for the grace, want the first", n)
 	}
-	s.Retract(uid, "s", "1")
-	retract()
-	echo(t, listener.connect(), exec)
 }
 
 // A user's announcements are bounded, another user's are not counted.

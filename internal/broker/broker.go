@@ -91,13 +91,13 @@ type Broker struct {
 	served map[uint32]bool
 	hints  chan struct{}
 
-	mu       sync.Mutex
-	clusters map[*cluster]bool
-	latest   map[place]*cluster // the one that began last
-	nextID   int
-	said     map[*announced]bool
-	saidAnew chan struct{} // closed when said changes, and made again
-	blind    error         // why sessions are not seen at present
+	mu          sync.Mutex
+	clusters    map[*cluster]bool
+	latest      map[place]*cluster // the one that began last
+	nextID      int
+	said        map[*announced]bool
+	saidChanged chan struct{} // closed when said changes, and then replaced
+	blind       error         // why sessions are not seen at present
 }
 
 // New makes a Broker.
@@ -105,7 +105,7 @@ func New(config Config) *Broker {
 	b := &Broker{
 		config: config, served: make(map[uint32]bool),
 		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster),
-		said: make(map[*announced]bool), saidAnew: make(chan struct{}),
+		said: make(map[*announced]bool), saidChanged: make(chan struct{}),
 	}
 	for _, uid := range config.UIDs {
 		b.served[uid] = true

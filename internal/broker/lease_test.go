@@ -93,6 +93,8 @@ func TestLease(t *testing.T) {
 		t.Errorf("%d are available, %d of the group; want 2 and 1", n, big)
 	}
 	reserved := book.Held()[0]
+	// That another session starts workers of its own, it does not say where, changes nothing.
+	s.announce(broker.Announcement{Session: "another", Cluster: "1", Intent: broker.ForOwn})
 	first.unlist = s.table.add(first.port, uid)
 	one := first.connect()
 	again := s.listen(first.port, uid)

@@ -23,7 +23,7 @@ type node struct {
 	worker    *pool.Worker
 	latest    *pool.Worker // that it had, whoever has it now
 	session   *relay.Session
-	connected bool   // to its session, without a worker
+	connected bool   // to its session, which has closed its listener
 	peer      uint16 // the rendezvous' port of the connection, see Nodes
 	refused   bool
 	since     time.Time
@@ -96,8 +96,7 @@ func (n *node) open(ctx context.Context) (opening []byte, err error) {
 	if err := n.recognise(ctx); err != nil {
 		return nil, err
 	}
-	n.broker.leaseConnected(n.cluster)
-	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
+	n.noteConnected()
 	for {
 		if n.worker == nil { // given back meanwhile
 			if err := n.acquire(ctx); err != nil {
@@ -137,11 +136,7 @@ func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
 	if err := n.recognise(ctx); err != nil {
 		return nil, err
 	}
-	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
-	n.broker.leaseConnected(n.cluster)
-	n.broker.mu.Lock()
-	n.connected = true
-	n.broker.mu.Unlock()
+	n.noteConnected()
 	select {
 	case f := <-n.first:
 		if f.err != nil {
@@ -151,6 +146,15 @@ func (n *node) openShared(ctx context.Context) (opening []byte, err error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// noteConnected notes that the session has taken the connection, and wants a worker.
+func (n *node) noteConnected() {
+	n.broker.config.Metrics.latency.Observe(time.Since(n.demand.seen).Seconds())
+	n.broker.leaseConnected(n.cluster)
+	n.broker.mu.Lock()
+	defer n.broker.mu.Unlock()
+	n.connected = true
 }
 
 // acquire reserves a worker, while the session waits for it: within the demand timeout,

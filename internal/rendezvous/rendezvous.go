@@ -147,7 +147,6 @@ func (c Config) source(workers *pool.Pool, sessions *broker.Broker, book *leases
 		},
 		Available: sessions.Available,
 		Announce:  sessions.Announce,
-		Retract:   sessions.Retract,
 		Hint:      sessions.Hint,
 		Outlook:   sessions.PlanOutlook,
 		Once:      sessions.Once,

@@ -1,60 +1,74 @@
 package sockdiag
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+
+	"github.com/prometheus/procfs"
 )
 
-// commandLimit bounds what is read of a command line, in bytes: R's with all that
-// parallelly adds has some 500.
-const commandLimit = 16 << 10
-
-// Awaited reports whether there is a process whose command line says that it is, or starts, a
-// worker which connects to port on this machine, as those of parallel, parallelly and snow have
-// it: MASTER=HOST and PORT=NUMBER. It sees the processes of its own PID namespace only, so that
-// false says little.
+// Awaited reports whether there is a process that is about to connect to port on this machine: its
+// command line says that it is, or starts, a worker which connects there, as those of
+// parallel, parallelly and snow do (MASTER=HOST and PORT=NUMBER), and it has no connection to that port
+// yet. It sees the processes of its own PID namespace only, so that false says little.
 func Awaited(port uint16) (bool, error) { return awaited("/proc", port) }
 
 func awaited(proc string, port uint16) (bool, error) {
-	entries, err := os.ReadDir(proc)
+	fs, err := procfs.NewFS(proc)
 	if err != nil {
 		return false, fmt.Errorf("list processes: %w", err)
 	}
-	for _, e := range entries {
-		if _, err := strconv.Atoi(e.Name()); err != nil {
+	processes, err := fs.AllProcs()
+	if err != nil {
+		return false, fmt.Errorf("list processes: %w", err)
+	}
+	var connected map[string]bool
+	for _, p := range processes {
+		// What cannot be read has ended, or is another user's.
+		command, err := p.CmdLine()
+		if err != nil || !connectsTo(command, port) {
 			continue
 		}
-		// What cannot be read has ended, or is another user's.
-		if command, err := readCommand(filepath.Join(proc, e.Name(), "cmdline")); err == nil && connectsTo(command, port) {
+		if connected == nil {
+			if connected, err = connectedTo(fs, port); err != nil {
+				return false, err
+			}
+		}
+		files, err := p.FileDescriptorTargets()
+		if err != nil || !slices.ContainsFunc(files, func(file string) bool { return connected[file] }) {
 			return true, nil
 		}
 	}
 	return false, nil
 }
 
-func readCommand(name string) (command []byte, err error) {
-	f, err := os.Open(name)
+// connectedTo are the sockets that are connected to port, as /proc/PID/fd names them.
+func connectedTo(fs procfs.FS, port uint16) (map[string]bool, error) {
+	const established = 1
+	lines, err := fs.NetTCP()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list connections: %w", err)
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return io.ReadAll(io.LimitReader(f, commandLimit))
+	found := make(map[string]bool)
+	for _, line := range lines {
+		if line.St == established && line.RemPort == uint64(port) {
+			found[fmt.Sprintf("socket:[%d]", line.Inode)] = true
+		}
+	}
+	return found, nil
 }
 
 // connectsTo reports whether a command line, a shell's around it included, is a worker's.
-func connectsTo(command []byte, port uint16) bool {
-	_, rest, found := bytes.Cut(command, []byte("MASTER="))
+func connectsTo(command []string, port uint16) bool {
+	_, rest, found := strings.Cut(strings.Join(command, "\x00"), "MASTER=")
 	if !found {
 		return false
 	}
-	wanted := []byte("PORT=" + strconv.Itoa(int(port)))
+	wanted := "PORT=" + strconv.Itoa(int(port))
 	for {
-		if _, rest, found = bytes.Cut(rest, wanted); !found {
+		if _, rest, found = strings.Cut(rest, wanted); !found {
 			return false
 		}
 		if len(rest) == 0 || rest[0] < '0' || rest[0] > '9' {

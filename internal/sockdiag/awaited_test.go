@@ -1,10 +1,11 @@
 package sockdiag
 
 import (
-	"errors"
-	"os"
+	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -19,35 +20,54 @@ func TestConnectsTo(t *testing.T) {
 		"R\x00PORT=11562\x00":                                    false,
 		"":                                                       false,
 	} {
-		if got := connectsTo([]byte(command), 11562); got != want {
+		if got := connectsTo(strings.Split(command, "\x00"), 11562); got != want {
 			t.Errorf("%q: %v, want %v", command, got, want)
 		}
 	}
 }
 
-// Real processes are seen, and what is no process is passed over.
+// Real processes are seen until they have connected, and what is no process is passed over.
 func TestAwaited(t *testing.T) {
-	cmd := exec.Command("sh", "-c", "read x", "worker", "MASTER=localhost", "PORT=64999")
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	const worker = `read x; exec 3<>"/dev/tcp/127.0.0.1/${2#PORT=}"; echo connected; read x`
+	cmd := exec.Command("bash", "-c", worker, "worker", "MASTER=localhost", fmt.Sprintf("PORT=%d", port))
 	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for port, want := range map[uint16]bool{64999: true, 64998: false} {
+	is := func(when string, port uint16, want bool) {
+		t.Helper()
 		if got, err := Awaited(port); err != nil || got != want {
-			t.Errorf("port %d: %v, %v; want %v", port, got, err, want)
+			t.Errorf("%s: %v, %v; want %v", when, got, err, want)
 		}
 	}
+	is("it is about to connect", port, true)
+	is("to another port", port-1, false)
+	if _, err := in.Write([]byte("go on\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	is("it has connected", port, false)
 	if err := in.Close(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // read fails at the end of its input
-	if got, err := Awaited(64999); err != nil || got {
-		t.Errorf("of a process that has ended: %v, %v", got, err)
-	}
-	if _, err := awaited(filepath.Join(t.TempDir(), "none"), 1); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("without /proc: %v", err)
+	is("it has ended", port, false)
+	if _, err := awaited(filepath.Join(t.TempDir(), "none"), 1); err == nil {
+		t.Error("no error without /proc")
 	}
 }
