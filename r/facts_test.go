@@ -50,6 +50,8 @@ var facts = map[string]string{
 	"node_maker": `mentioned(fact$launcher, getExportedValue("parallelly", value))`,
 	"launcher":   `identical(names(formals(asNamespace("parallelly")[[value]]))[1L], "options") && mentioned("serverSocket", asNamespace("parallelly")[[value]]) + mentioned("socketConnection", asNamespace("parallelly")[[value]]) > 0`,
 	"port":       `identical(local_made()[[value]], 11562L)`,
+	"made":       `inherits(parallelly::makeNodePSOCK("localhost", port = 11562L, rank = 1L, action = "options"), value) && names(formals(parallelly::makeNodePSOCK))[1L] == "worker"`,
+	"dry":        `isFALSE(local_made()[[value]])`,
 	"launch":     `all(value %in% names(formals(parallelly::makeNodePSOCK)))`,
 	"base_makers": `mentioned(value[1], parallel::makeCluster) && mentioned(value[2], parallel::makeCluster) &&
 		identical(names(formals(parallel::makePSOCKcluster))[1:2], c("names", "..."))`,

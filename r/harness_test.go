@@ -55,16 +55,20 @@ func serve(t *testing.T, answer string) *rendezvous {
 			r.answer = req.URL.Query().Get("n")
 			return
 		}
+		if req.URL.Path == "/announced" {
+			fmt.Fprintln(w, strings.Join(r.announced, "\n"))
+			return
+		}
 		if req.URL.Path == "/v1/listeners" {
 			r.announce(fmt.Sprint(req.Method, " ", req.URL.Query().Get("intent"), " ", req.URL.Query().Get("port")))
-			if req.Method == http.MethodPost {
-				fmt.Fprintln(w, "noted")
-				_ = http.NewResponseController(w).Flush()
-				r.mu.Unlock()
-				<-req.Context().Done()
-				r.mu.Lock()
-				r.announce("end")
-			}
+			control := http.NewResponseController(w)
+			_ = control.EnableFullDuplex()
+			fmt.Fprintln(w, "noted")
+			_ = control.Flush()
+			r.mu.Unlock()
+			_, _ = req.Body.Read(make([]byte, 1))
+			r.mu.Lock()
+			r.announce("end")
 			return
 		}
 		r.sessions[req.URL.Query().Get("session")] = true
