@@ -172,7 +172,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Register
 		Build: program.Version(), Slots: c.Workers,
 		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup, Preload: strings.Fields(c.Preload)},
 		Env:     append(os.Environ(), agent.NoStartupFiles(os.Environ())...), Dir: c.Dir,
-		Container: pid1.Owned(),
+		Container:  pid1.Owned(),
 		StartLimit: c.StartTimeout, StopGrace: c.StopGrace, DrainBudget: c.DrainBudget,
 	}
 	var err error

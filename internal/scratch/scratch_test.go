@@ -301,6 +301,7 @@ func TestFolders(t *testing.T) {
 	for _, dir := range others {
 		do(t, os.Mkdir(dir, 0o700))
 	}
+	do(t, os.WriteFile(filepath.Join(others[0], marker), nil, 0o600))
 	next := newFolders(t, parent)
 	var ended []string
 	next.RemoveLeft(func(dir string) error { ended = append(ended, dir); return nil })
