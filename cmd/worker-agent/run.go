@@ -43,7 +43,7 @@ type agentCommand struct {
 	Startup []string `help:"R expression that each worker evaluates before it is ready; can be given more than once." sep:"none" env:"WORKER_AGENT_STARTUP" placeholder:"EXPR"`
 	Preload string   `help:"R packages, separated by spaces, whose namespaces each worker loads before it is ready, if it has them; empty: none. They are not attached." default:"future" env:"WORKER_AGENT_PRELOAD" placeholder:"NAMES"`
 	Dir     string   `help:"Working directory of the workers (default: the agent's)." env:"WORKER_AGENT_DIR"`
-	Scratch []string `help:"Folders to bring back to what they hold when the agent starts, after each session: what is new in them IS DELETED, whoever has put it there, once no worker is in use. For folders that are the workers' alone, as in a container." env:"WORKER_AGENT_SCRATCH" placeholder:"DIR,..."`
+	Scratch []string `help:"Folders to bring back, after each session and at the agent's end, to what they held when the agent started, before --startup: what is new in them IS DELETED, whoever has put it there, once no session uses a worker and none starts. What a living worker has made while it started stays until it ends. An agent that is killed leaves the files and .psock-scratch in them; the next one restores them if a session had used them. For folders that are the workers' alone, as in a container, and one agent's: it locks them." env:"WORKER_AGENT_SCRATCH" placeholder:"DIR,..."`
 
 	StartTimeout time.Duration `help:"How long R may take to start." default:"60s" env:"WORKER_AGENT_START_TIMEOUT"`
 	StopGrace    time.Duration `help:"How long R may take to end when its session is over, by itself or interrupted, and again after SIGTERM." default:"2s" env:"WORKER_AGENT_STOP_GRACE"`
@@ -172,7 +172,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Register
 		Build: program.Version(), Slots: c.Workers,
 		Command: psock.Command{Rscript: c.Rscript, Startup: c.Startup, Preload: strings.Fields(c.Preload)},
 		Env:     append(os.Environ(), agent.NoStartupFiles(os.Environ())...), Dir: c.Dir,
-		Scratch: c.Scratch, Container: pid1.Owned(),
+		Container:  pid1.Owned(),
 		StartLimit: c.StartTimeout, StopGrace: c.StopGrace, DrainBudget: c.DrainBudget,
 	}
 	var err error
@@ -191,7 +191,7 @@ func (c *agentCommand) agentConfig(log *zap.Logger, registry prometheus.Register
 			return config, fmt.Errorf("--dir: %s is no directory", c.Dir)
 		}
 	}
-	if err := scratch.Check(c.Scratch); err != nil {
+	if config.Scratch, err = scratch.Resolve(c.Scratch); err != nil {
 		return config, fmt.Errorf("--scratch: %w", err)
 	}
 	if c.TLSDir != "" {

@@ -48,8 +48,9 @@ type Config struct {
 	// the R packages that its session installs; "" is os.TempDir(). The folder is deleted
 	// with the worker.
 	TempDir string
-	// Scratch are folders that are brought back to what they held when the agent
-	// started, whenever no session uses a worker of it.
+	// Scratch are folders, as scratch.Resolve returns them, that are brought back to what
+	// they held when the agent started, whenever no session uses a worker of it and none
+	// starts.
 	Scratch []string
 	// Container says that the agent has the container to itself, see pid1.Owned: every
 	// process without a parent that no living worker can have started is ended.
@@ -120,6 +121,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer slots.Wait()
 	defer stopHard()
 	defer a.folders.Close(removeLimit)
+	defer a.restoreLast()
 
 	group, running := errgroup.WithContext(ctx)
 	updates := make(chan []string)

@@ -48,7 +48,7 @@ func (a *Agent) keepApart() (err error) {
 	a.folders = scratch.NewFolders(parent, func(err error) {
 		a.config.Log.Warn("a folder that a worker has left cannot be removed", zap.Error(err))
 	})
-	if a.scratch, err = scratch.NewRestored(a.config.Scratch, a.folders); err != nil {
+	if a.scratch, err = scratch.NewRestored(a.config.Scratch, a.config.Slots > 1, a.folders); err != nil {
 		return err
 	}
 	if a.processes, err = leftover.New(a.config.Container); err != nil {
@@ -61,12 +61,37 @@ func (a *Agent) keepApart() (err error) {
 }
 
 // prepare makes everything ready for a worker: what a session has left in the scratch
-// folders is gone, and there is a folder for it.
-func (a *Agent) prepare() (scratch.Folder, error) {
+// folders is gone, unless another worker needs them, and there is a folder for it.
+func (a *Agent) prepare() (scratch.Folder, *scratch.User, error) {
 	if err := a.scratch.Restore(); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return a.folders.Make()
+	user, err := a.scratch.Start()
+	if err != nil {
+		return "", nil, err
+	}
+	folder, err := a.folders.Make()
+	if err != nil {
+		a.leave(user)
+		return "", nil, err
+	}
+	return folder, user, nil
+}
+
+// leave says that a worker does not use the scratch folders any more.
+func (a *Agent) leave(user *scratch.User) { a.notMarked(user.Leave()) }
+
+func (a *Agent) notMarked(err error) {
+	if err != nil {
+		a.config.Log.Error("scratch folders cannot be marked as used: if the agent is killed, the next one does not restore them", zap.Error(err))
+	}
+}
+
+// restoreLast restores the scratch folders after the last worker.
+func (a *Agent) restoreLast() {
+	if err := a.scratch.Close(); err != nil {
+		a.config.Log.Error("restoring the scratch folders failed; the next agent does it when it starts", zap.Error(err))
+	}
 }
 
 // spec is what to start as the worker whose folder this is.

@@ -24,6 +24,7 @@ type worker struct {
 	conn    *socket.Conn // R's end of PSOCK, on loopback
 	started time.Time
 	folder  scratch.Folder
+	user    *scratch.User    // of the scratch folders
 	left    *leftover.Worker // the processes that it leaves
 
 	// Guarded by slot.mu.
@@ -49,12 +50,13 @@ func (s *slot) start(ctx context.Context) (w *worker, err error) {
 		return nil, fmt.Errorf("listening for R on loopback: %w", err)
 	}
 	defer listener.Close()
-	folder, err := s.agent.prepare()
+	folder, user, err := s.agent.prepare()
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
+			s.agent.leave(user)
 			s.agent.folders.Discard(folder)
 		}
 	}()
@@ -75,8 +77,13 @@ func (s *slot) start(ctx context.Context) (w *worker, err error) {
 		return nil, err
 	}
 	left.Warm()
+	if err := user.Warm(); err != nil {
+		conn.Close()
+		process.Stop(s.agent.config.StopGrace)
+		return nil, err
+	}
 	w = &worker{
-		slot: s, process: process, conn: conn, started: started, folder: folder, left: left,
+		slot: s, process: process, conn: conn, started: started, folder: folder, user: user, left: left,
 		finished: make(chan struct{}), drained: make(chan struct{}),
 	}
 	go w.relay()
@@ -157,7 +164,7 @@ func (a *Agent) own(conn *net.TCPConn) error {
 func (w *worker) deliver(from *link.Conn, p []byte) {
 	if w.used.CompareAndSwap(false, true) {
 		w.left.Used()
-		w.slot.agent.scratch.Enter()
+		w.slot.agent.notMarked(w.user.Use())
 	}
 	if _, err := w.conn.WriteWhile(p, time.Second, from.Check); err != nil {
 		if from.Check() != nil {
@@ -254,9 +261,7 @@ func (w *worker) wasUsed() bool { return w.used.Load() }
 
 // clean removes what the worker has left, once it has ended.
 func (w *worker) clean() {
-	if w.wasUsed() {
-		w.slot.agent.scratch.Leave()
-	}
+	w.slot.agent.leave(w.user)
 	w.slot.agent.folders.Discard(w.folder)
 }
 

@@ -3,9 +3,10 @@
 // has the container to itself, those that have hidden where they come from.
 //
 // A worker and all that it starts have a variable in their environment, [Variable],
-// whose value no other worker has. The kernel shows the environment that a process
-// was started with (/proc/PID/environ), whatever it makes of it later; only a program
-// that is executed with another environment lacks the variable. Such a program is
+// whose value no other worker has. The kernel shows the memory in which a process got
+// its environment when it was started (/proc/PID/environ). setenv leaves that as it is;
+// a program that is executed with another environment lacks the variable, and so does
+// one that writes its title over that memory (setproctitle). Such a program is
 // known by its parents, as long as these live, and once they have ended by process 1,
 // whose child it is then: see [Tracker.Owns].
 //
@@ -356,7 +357,7 @@ func (all processes) addDescendants(found map[int]process, pid int) {
 }
 
 // mark is the value of Variable in the environment that the process was started with,
-// "" without one and for processes of other users that do not show theirs.
+// "" without one, for processes that have overwritten it (see the package's doc), and for processes of other users that do not show theirs.
 func (p process) mark() string {
 	environment, err := p.proc.Environ()
 	if err != nil {

@@ -31,10 +31,10 @@ const (
 	// served in vain, all of them once there are enough: ten thousand agents that dial
 	// again after a restart would hardly get in.
 	backlog = maxPending
-	// maxPendingEach bounds those of one address, so that one host that opens thousands
-	// keeps only itself out: one more of it is closed at once, and keeps nobody waiting.
-	// A host of more slots, or a NAT, has its agents in with their next dials, within the
-	// second: 256 handshakes take half of one.
+	// maxPendingEach bounds those of one address once there is no room, so that one host
+	// that opens thousands keeps only itself out: one more of it is closed at once, and
+	// makes room for one of another address at once. While there is room, a host of many
+	// slots, or a NAT, may have all of it.
 	maxPendingEach = maxPending / 2
 )
 
@@ -61,7 +61,7 @@ type stranger struct {
 	net.Conn
 	came       time.Time
 	from       netip.Addr
-	crowdedOut bool // guarded by intake.mu
+	crowdedOut string // the reason; guarded by intake.mu
 }
 
 func newIntake(config Config, p *pool.Pool, g *guard) *intake {
@@ -133,14 +133,14 @@ func (in *intake) serve(ctx context.Context, s *stranger, leave func()) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	if in.wasCrowdedOut(s) {
-		reason, err = refusedCrowded, errTooMany
+	if crowded := in.wasCrowdedOut(s); crowded != "" {
+		reason, err = crowded, errTooMany
 	}
 	in.refused.note(s.RemoteAddr(), reason, err)
 }
 
 // errTooMany: others wait for the place of a connection that says nothing.
-var errTooMany = fmt.Errorf("too many connections that have not introduced themselves: %d may wait, %d of one address", maxPending, maxPendingEach)
+var errTooMany = fmt.Errorf("too many connections that have not introduced themselves: %d may wait, and %d of one address while others do", maxPending, maxPendingEach)
 
 // admit takes the stranger through what makes it an agent and serves it to its end.
 // It owns its connection. An error says why it was refused.
@@ -184,7 +184,8 @@ func (in *intake) checkUser(conn net.Conn) error {
 	return nil
 }
 
-func (in *intake) wasCrowdedOut(s *stranger) bool {
+// wasCrowdedOut is the reason why s had to make room, "" if it had not.
+func (in *intake) wasCrowdedOut(s *stranger) (reason string) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return s.crowdedOut
@@ -220,24 +221,44 @@ func (in *intake) makeRoom() (wait time.Duration) {
 	if in.pending.Len() < maxPending {
 		return 0
 	}
+	if element := in.last(); element != nil {
+		in.crowdOut(element, refusedAddress)
+		return 0
+	}
 	front := in.pending.Front()
-	oldest := front.Value.(*stranger)
-	if wait := crowdPatience - time.Since(oldest.came); wait > 0 {
+	if wait := crowdPatience - time.Since(front.Value.(*stranger).came); wait > 0 {
 		return wait
 	}
-	oldest.crowdedOut = true
-	in.drop(front)
-	oldest.Close()
+	in.crowdOut(front, refusedCrowded)
 	return 0
 }
 
-// full reports whether as many of an address are pending as may be. None of them makes
-// room for the next: where a burst of agents shares an address, and handshakes are slow, those that
+// last is the youngest stranger of an address that has more than its share, nil if there is
+// none: where these are agents, it has done least. Called with the lock held.
+func (in *intake) last() *list.Element {
+	for element := in.pending.Back(); element != nil; element = element.Prev() {
+		if in.each[element.Value.(*stranger).from] > maxPendingEach {
+			return element
+		}
+	}
+	return nil
+}
+
+// crowdOut closes a stranger's connection. Called with the lock held.
+func (in *intake) crowdOut(element *list.Element, reason string) {
+	s := element.Value.(*stranger)
+	s.crowdedOut = reason
+	in.drop(element)
+	s.Close()
+}
+
+// full reports whether there is no room, and an address has its share or more. None of these
+// makes room for the next: where a burst of agents shares an address, and handshakes are slow, those that
 // dial again would push out those in the middle of theirs. link.HandshakeLimit ends the silent ones.
 func (in *intake) full(from netip.Addr) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.each[from] >= maxPendingEach
+	return in.pending.Len() >= maxPending && in.each[from] >= maxPendingEach
 }
 
 // drop ends that the stranger of element counts. Called with the lock held, more than once

@@ -178,3 +178,18 @@ func (s *system) eventually(t *testing.T, what string, condition func() bool) {
 		}
 	}
 }
+
+// await does so without a limit, but that of go test: what takes the whole machine takes
+// as long as that needs.
+func (s *system) await(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for !condition() {
+		select {
+		case <-look.C:
+		case <-t.Context().Done():
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,10 +23,16 @@ import (
 const (
 	prefix = "psock-agent-"
 	hidden = ".psock-agent-"
+	// marker is a file in each that is complete: a folder that only has such a name is
+	// someone else's.
+	marker = ".psock-agent"
 	// idLength is that of the random rest, 65 bits: no two are the same, and the paths of
 	// sockets in these folders, of which Linux takes 107 bytes, have room.
 	idLength = 13
 )
+
+// named is what their names look like: rand.Text is RFC 4648's base32.
+var named = regexp.MustCompile(fmt.Sprintf(`^\.?psock-agent-[A-Z2-7]{%d}$`, idLength))
 
 // Folders are the private folders of one program's workers, in a folder of its own. That
 // is locked (flock) as long as the program lives, however it ends; the same lock keeps
@@ -93,8 +100,12 @@ func (f *Folders) open() error {
 		return errors.Join(err, os.Remove(dir))
 	}
 	own := filepath.Join(f.parent, prefix+name)
-	if err := os.Rename(dir, own); err != nil {
-		return errors.Join(err, lock.Close(), os.Remove(dir))
+	err = os.WriteFile(filepath.Join(dir, marker), nil, 0o600)
+	if err == nil {
+		err = os.Rename(dir, own)
+	}
+	if err != nil {
+		return errors.Join(err, lock.Close(), os.RemoveAll(dir))
 	}
 	f.own, f.lock = own, lock
 	return nil
@@ -148,18 +159,47 @@ func (f *Folders) RemoveLeft(ended func(dir string) error) {
 		}
 		var errs []error
 		for _, entry := range entries {
-			if !strings.HasPrefix(entry.Name(), prefix) {
+			dir := filepath.Join(f.parent, entry.Name())
+			if !strings.HasPrefix(entry.Name(), prefix) || !agents(dir) {
 				continue
 			}
-			dir := filepath.Join(f.parent, entry.Name())
 			lock := abandoned(dir)
 			if lock == nil {
 				continue
 			}
-			errs = append(errs, ended(dir), remove(dir), lock.Close())
+			errs = append(errs, ended(dir), removeAgents(dir), lock.Close())
 		}
 		return errors.Join(errs...)
 	})
+}
+
+// agents reports whether dir is a folder that an agent has made, or is making.
+func agents(dir string) bool {
+	name := filepath.Base(dir)
+	if !named.MatchString(name) {
+		return false
+	}
+	if strings.HasPrefix(name, hidden) {
+		return true
+	}
+	info, err := os.Lstat(filepath.Join(dir, marker))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// removeAgents removes an agent's folder, the marker last: what is interrupted goes on with
+// the next agent.
+func removeAgents(dir string) error {
+	entries, _ := os.ReadDir(dir) // without the right to read it, remove takes all
+	var errs []error
+	for _, entry := range entries {
+		if entry.Name() != marker {
+			errs = append(errs, remove(filepath.Join(dir, entry.Name())))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return remove(dir)
 }
 
 // abandoned locks the folder of a program that has ended, nil if dir is anything else.
@@ -187,7 +227,7 @@ func (f *Folders) Close(limit time.Duration) {
 		if f.own == "" {
 			return
 		}
-		if err := remove(f.own); err != nil {
+		if err := removeAgents(f.own); err != nil {
 			f.report(err)
 		}
 		f.unlock()
@@ -230,13 +270,29 @@ func remove(dir string) error {
 		return fmt.Errorf("remove %s: %w", dir, err)
 	}
 	defer root.Close()
-	// It calls for each folder before it reads that.
-	walk := func(path string, entry fs.DirEntry, _ error) error {
-		if entry != nil && entry.IsDir() {
-			_ = root.Chmod(path, 0o700) // RemoveAll says what is wrong
-		}
-		return nil
-	}
-	_ = fs.WalkDir(root.FS(), filepath.Base(dir), walk)
+	unlock(root, filepath.Base(dir))
 	return os.RemoveAll(dir)
+}
+
+// unlock takes the right to all folders of a tree back. RemoveAll says what is wrong.
+func unlock(root *os.Root, dir string) {
+	if info, err := root.Lstat(dir); err != nil || !info.IsDir() {
+		return
+	}
+	_ = root.Chmod(dir, 0o700)
+	names, _ := namesIn(root, dir)
+	for _, name := range names {
+		unlock(root, filepath.Join(dir, name))
+	}
+}
+
+// namesIn are the names of what is in a folder of root. fs.ReadDir of its FS refuses those
+// that are not UTF-8.
+func namesIn(root *os.Root, dir string) ([]string, error) {
+	file, err := root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	names, err := file.Readdirnames(-1)
+	return names, errors.Join(err, file.Close())
 }

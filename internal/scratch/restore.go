@@ -1,6 +1,8 @@
 package scratch
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -8,17 +10,24 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
-// restore brings the folder back to what it held. What is in the way is moved aside, which
-// takes no time, however large it is, and removed in the background.
-func (p *place) restore(folders *Folders) error {
+// restore brings the folder back to what it held, but for what is living workers'. What is
+// in the way is moved aside, which takes no time, however large it is, and removed in the
+// background.
+func (p *place) restore(folders *Folders, living map[string]bool) error {
 	v, err := p.open(folders)
 	if err != nil {
 		return err
 	}
 	defer v.root.Close()
+	v.living = living
 	p.trash = 0
+	if err := v.check(); err != nil {
+		return err
+	}
 	if err := v.clear("."); err != nil {
 		return err
 	}
@@ -29,6 +38,65 @@ func (p *place) restore(folders *Folders) error {
 		return v.empty()
 	}
 	return nil
+}
+
+// check looks, before anything is moved, whether what has to be put back can be.
+func (v *view) check() error {
+	for path, h := range v.held {
+		if !h.Mode.IsRegular() || v.living[path] {
+			continue
+		}
+		if info, err := v.root.Lstat(path); err == nil && v.unchanged(path, info) {
+			continue
+		}
+		saved := filepath.Join(copyDir, path)
+		sum, err := v.sum(saved)
+		if err == nil && sum != h.Sum {
+			err = errOverwritten
+		}
+		if err != nil {
+			return v.cannot(path, err)
+		}
+	}
+	return nil
+}
+
+// errOverwritten: a session has found what is kept.
+var errOverwritten = errors.New("its copy has been written to, too")
+
+func (v *view) cannot(path string, err error) error {
+	return fmt.Errorf("a session has removed or changed %s, which cannot be put back: %w; start this worker elsewhere (on Kubernetes, delete its pod)",
+		filepath.Join(v.dir, path), err)
+}
+
+// unchanged reports whether something other than a folder is what the place held. Sockets
+// and pipes are not looked into.
+func (v *view) unchanged(path string, info fs.FileInfo) bool {
+	h, known := v.held[path]
+	if !known || info.Mode().Type() != h.Mode.Type() {
+		return false
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		link, err := v.root.Readlink(path)
+		return err == nil && link == h.Link
+	}
+	if !info.Mode().IsRegular() {
+		return true
+	}
+	now := stampOf(info)
+	if now == h.File {
+		return true
+	}
+	// A chmod that leaves the rights as they are changes the time, too.
+	if h.Sum == "" || info.Mode() != h.Mode || now.Size != h.File.Size || now.Links != h.File.Links {
+		return false
+	}
+	if sum, err := v.sum(path); err != nil || sum != h.Sum {
+		return false
+	}
+	h.File = now
+	v.held[path] = h
+	return true
 }
 
 // clear moves everything out of a folder that it did not hold, or that is not what it was.
@@ -43,10 +111,11 @@ func (v *view) clear(dir string) error {
 			return err
 		}
 		h, known := v.held[path]
+		known = known && info.IsDir() && h.Mode.IsDir()
 		switch {
-		case known && info.IsDir() && h.Mode.IsDir():
+		case info.IsDir() && (known || v.living[path]):
 			// Its rights first: a session may have taken that of reading it away.
-			if info.Mode() != h.Mode {
+			if known && info.Mode() != h.Mode && !v.living[path] {
 				if err := v.root.Chmod(path, h.Mode); err != nil {
 					return err
 				}
@@ -54,8 +123,7 @@ func (v *view) clear(dir string) error {
 			if err := v.clear(path); err != nil {
 				return err
 			}
-		case known && info.Mode().Type() == h.Mode.Type() && (!copied(h.Mode) || stampOf(info) == h.File):
-			// As it was. Sockets and pipes are not looked into.
+		case v.living[path] || !info.IsDir() && v.unchanged(path, info):
 		default:
 			if err := v.discard(path); err != nil {
 				return err
@@ -64,9 +132,6 @@ func (v *view) clear(dir string) error {
 	}
 	return nil
 }
-
-// copied reports whether a file or link can be put back.
-func copied(mode fs.FileMode) bool { return mode.IsRegular() || mode&fs.ModeSymlink != 0 }
 
 // discard moves path to the trash.
 func (v *view) discard(path string) error {
@@ -120,8 +185,8 @@ func (v *view) putBack() (err error) {
 		}
 	}()
 	for _, path := range paths {
-		if _, err := v.root.Lstat(path); err == nil {
-			continue
+		if _, err := v.root.Lstat(path); err == nil || len(v.living) > 0 && errors.Is(err, unix.ENOTDIR) {
+			continue // there, or below what a living worker has put in a folder's place
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -137,8 +202,7 @@ func (v *view) putBack() (err error) {
 			err = v.root.Symlink(h.Link, path)
 		}
 		if err != nil {
-			return fmt.Errorf("a session has removed or changed %s, which cannot be put back: %w; start this worker elsewhere (on Kubernetes, delete its pod)",
-				filepath.Join(v.dir, path), err)
+			return v.cannot(path, err)
 		}
 		if info, err := v.root.Lstat(path); err == nil {
 			h.File = stampOf(info)
@@ -150,36 +214,48 @@ func (v *view) putBack() (err error) {
 
 // putBackFile puts a file's copy back, unless somebody has written to that.
 func (v *view) putBackFile(path string, h held) error {
-	saved := filepath.Join(copyDir, path)
-	info, err := v.root.Lstat(saved)
+	if err := v.root.Remove(newFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	sum, err := v.copy(filepath.Join(copyDir, path), newFile, h.Mode)
+	if err == nil && sum != h.Sum {
+		err = errOverwritten
+	}
 	if err != nil {
 		return err
 	}
-	if stampOf(info) != h.Copy {
-		return errors.New("its copy has been written to, too")
-	}
-	_, err = v.copy(saved, path, h.Mode)
-	return err
+	return v.root.Rename(newFile, path)
 }
 
-// copy copies a file.
-func (v *view) copy(from, to string, mode fs.FileMode) (stamp, error) {
+// copy copies a file and returns the sum of what it has copied.
+func (v *view) copy(from, to string, mode fs.FileMode) (sum string, err error) {
 	in, err := v.root.Open(from)
 	if err != nil {
-		return stamp{}, err
+		return "", err
 	}
 	defer in.Close()
 	out, err := v.root.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return stamp{}, err
+		return "", err
 	}
-	_, err = io.Copy(out, in)
+	hash := sha256.New()
+	_, err = io.Copy(io.MultiWriter(out, hash), in)
 	if err := errors.Join(err, out.Chmod(mode), out.Close()); err != nil {
-		return stamp{}, err
+		return "", err
 	}
-	info, err := v.root.Lstat(to)
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// sum is a file's SHA-256.
+func (v *view) sum(path string) (string, error) {
+	in, err := v.root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe in its place: no waiting
 	if err != nil {
-		return stamp{}, err
+		return "", err
 	}
-	return stampOf(info), nil
+	defer in.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, in); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
 }

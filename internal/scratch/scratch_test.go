@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -22,6 +23,41 @@ func newFolders(t *testing.T, parent string) *Folders {
 	f := NewFolders(parent, func(err error) { t.Error(err) })
 	t.Cleanup(func() { f.Close(patience) })
 	return f
+}
+
+// keep returns one folder that is restored, of a program with several slots.
+func keep(t *testing.T, dir string, folders *Folders) *Restored {
+	t.Helper()
+	r, err := NewRestored([]string{dir}, true, folders)
+	do(t, err, r.Keep())
+	t.Cleanup(func() { _ = r.places[0].lock.Close() }) // a test may have
+	return r
+}
+
+// warm is a worker that has started.
+func warm(t *testing.T, r *Restored) *User {
+	t.Helper()
+	u, err := r.Start()
+	do(t, err, u.Warm())
+	return u
+}
+
+// use is one that a session uses.
+func use(t *testing.T, r *Restored) *User {
+	t.Helper()
+	u := warm(t, r)
+	do(t, u.Use())
+	return u
+}
+
+// afterCrash is the next program, after that of r was killed.
+func afterCrash(t *testing.T, r *Restored) *Restored {
+	t.Helper()
+	do(t, r.places[0].lock.Close())
+	next, err := NewRestored([]string{r.places[0].dir}, true, r.folders)
+	do(t, err)
+	t.Cleanup(func() { _ = next.places[0].lock.Close() })
+	return next
 }
 
 func do(t *testing.T, steps ...error) {
@@ -80,6 +116,9 @@ func furnished(t *testing.T) string {
 		os.WriteFile(filepath.Join(dir, "lib/pkg/DESCRIPTION"), []byte("one"), 0o644),
 		os.WriteFile(filepath.Join(dir, "lib/pkg/R/code"), []byte("two"), 0o755),
 		os.WriteFile(filepath.Join(dir, ".bashrc"), []byte("three"), 0o600),
+		os.Mkdir(filepath.Join(dir, "caf\xe9"), 0o700),
+		os.WriteFile(filepath.Join(dir, "caf\xe9/m\xfcll"), []byte("five"), 0o600),
+		os.Symlink("caf\xe9", filepath.Join(dir, "l\xefen")),
 		os.Symlink("lib/pkg", filepath.Join(dir, "link")),
 		os.Mkdir(filepath.Join(dir, "empty"), 0o700),
 		os.Mkdir(filepath.Join(dir, "readonly"), 0o700),
@@ -128,6 +167,20 @@ var mess = map[string]func(dir string) error{
 			os.Remove(filepath.Join(dir, "empty")), os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600),
 			os.RemoveAll(filepath.Join(dir, "lib")), os.Symlink("/", filepath.Join(dir, "lib")))
 	},
+	"the same rights again": func(dir string) error {
+		// As chmod -R does, of what is kept, too.
+		return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.Type()&fs.ModeSymlink != 0 {
+				return err
+			}
+			info, err := entry.Info()
+			return errors.Join(err, os.Chmod(path, info.Mode()))
+		})
+	},
+	"a name that is not UTF-8": func(dir string) error {
+		return errors.Join(os.WriteFile(filepath.Join(dir, "new\xff"), nil, 0o600), os.MkdirAll(filepath.Join(dir, "lo\xe9/cked"), 0o700),
+			os.Remove(filepath.Join(dir, "caf\xe9/m\xfcll")), os.Chmod(filepath.Join(dir, "lo\xe9/cked"), 0))
+	},
 	"nothing": func(string) error { return nil },
 }
 
@@ -137,21 +190,19 @@ func TestRestore(t *testing.T) {
 			dir := furnished(t)
 			want := tree(t, dir)
 			folders := newFolders(t, t.TempDir())
-			r, err := NewRestored([]string{dir}, folders)
-			do(t, err, r.Keep())
+			r := keep(t, dir, folders)
 			for range 3 {
-				r.Enter()
-				do(t, change(dir))
-				r.Leave()
-				do(t, r.Restore())
+				u := use(t, r)
+				do(t, change(dir), u.Leave(), r.Restore())
 				if diff := cmp.Diff(want, tree(t, dir)); diff != "" {
 					t.Fatalf("-before +after:\n%s", diff)
 				}
 			}
 			// A program that ends without restoring: the next one does.
+			use(t, r)
 			do(t, change(dir))
-			next, err := NewRestored([]string{dir}, folders)
-			do(t, err, next.Recover(), next.Keep())
+			next := afterCrash(t, r)
+			do(t, next.Recover(), next.Keep())
 			if diff := cmp.Diff(want, tree(t, dir)); diff != "" {
 				t.Fatalf("-before +after the next program's start:\n%s", diff)
 			}
@@ -166,19 +217,15 @@ func TestRestore(t *testing.T) {
 // Nothing is restored while somebody uses the folders, nor before.
 func TestRestoreWaitsForUsers(t *testing.T) {
 	dir := t.TempDir()
-	r, err := NewRestored([]string{dir}, newFolders(t, t.TempDir()))
-	do(t, err, r.Keep())
+	r := keep(t, dir, newFolders(t, t.TempDir()))
 	file := filepath.Join(dir, "file")
 	do(t, os.WriteFile(file, nil, 0o600), r.Restore())
-	r.Enter()
-	r.Enter()
-	r.Leave()
-	do(t, r.Restore())
+	one, two := use(t, r), use(t, r)
+	do(t, one.Leave(), r.Restore())
 	if _, err := os.Stat(file); err != nil {
 		t.Error(err)
 	}
-	r.Leave()
-	do(t, r.Restore())
+	do(t, two.Leave(), r.Restore())
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want the file to be gone", err)
 	}
@@ -187,11 +234,16 @@ func TestRestoreWaitsForUsers(t *testing.T) {
 // What cannot be put back is an error that says what and why, and not a guess.
 func TestCannotRestore(t *testing.T) {
 	dir := furnished(t)
-	r, err := NewRestored([]string{dir}, newFolders(t, t.TempDir()))
-	do(t, err, r.Keep())
-	r.Enter()
-	do(t, os.Remove(filepath.Join(dir, ".bashrc")), os.WriteFile(filepath.Join(dir, copyDir, ".bashrc"), []byte("evil!"), 0o600))
-	r.Leave()
+	r := keep(t, dir, newFolders(t, t.TempDir()))
+	u := use(t, r)
+	do(t, os.WriteFile(filepath.Join(dir, ".bashrc"), []byte("mine"), 0o600), os.Symlink("x", filepath.Join(dir, "new")),
+		os.WriteFile(filepath.Join(dir, copyDir, ".bashrc"), []byte("evil!"), 0o600), u.Leave())
+	before := tree(t, dir)
+	defer func() {
+		if diff := cmp.Diff(before, tree(t, dir)); diff != "" {
+			t.Errorf("something was moved before all copies were looked at:\n%s", diff)
+		}
+	}()
 	if err := r.Restore(); err == nil || !strings.Contains(err.Error(), ".bashrc") || !strings.Contains(err.Error(), "delete its pod") {
 		t.Errorf("got %v", err)
 	}
@@ -207,22 +259,24 @@ func TestRestoreSparesOthers(t *testing.T) {
 	}
 	t.Cleanup(func() { do(t, unix.Unmount(point, 0)) })
 	folders := newFolders(t, dir)
-	r, err := NewRestored([]string{dir}, folders)
-	do(t, err, r.Keep())
+	r := keep(t, dir, folders)
 	folder, err := folders.Make()
 	dead := filepath.Join(dir, prefix+"DEAD")
 	do(t, err, os.Mkdir(dead, 0o700))
-	r.Enter()
+	// Nor is it an agent's because somebody has locked it.
+	lock, err := locked(dead)
+	do(t, err)
+	defer lock.Close()
+	u := use(t, r)
 	do(t, os.WriteFile(filepath.Join(point, "result"), nil, 0o600), os.WriteFile(filepath.Join(folder.Temporary(), "file"), nil, 0o600))
-	r.Leave()
-	do(t, r.Restore())
+	do(t, u.Leave(), r.Restore())
 	for _, path := range []string{filepath.Join(volume, "result"), filepath.Join(folder.Temporary(), "file"), folder.Library()} {
 		if _, err := os.Stat(path); err != nil {
 			t.Error(err)
 		}
 	}
 	if _, err := os.Stat(dead); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("%s, which nobody has locked, is still there", dead)
+		t.Errorf("%s, which is no agent's, is still there", dead)
 	}
 	// Nor is it removed, where it is found in something else's way.
 	if err := remove(dir); err == nil || !strings.Contains(err.Error(), point) {
@@ -242,6 +296,12 @@ func TestFolders(t *testing.T) {
 	locked := filepath.Join(two.Temporary(), "locked")
 	do(t, os.Mkdir(locked, 0o700), os.WriteFile(filepath.Join(locked, "file"), nil, 0), os.Chmod(locked, 0), killed.lock.Close())
 
+	// Someone else's: one whose name is too long, and one that has no marker.
+	others := []string{filepath.Join(parent, prefix+"results-of-may"), filepath.Join(parent, prefix+"ABCDEFGHIJKLM")}
+	for _, dir := range others {
+		do(t, os.Mkdir(dir, 0o700))
+	}
+	do(t, os.WriteFile(filepath.Join(others[0], marker), nil, 0o600))
 	next := newFolders(t, parent)
 	var ended []string
 	next.RemoveLeft(func(dir string) error { ended = append(ended, dir); return nil })
@@ -253,15 +313,15 @@ func TestFolders(t *testing.T) {
 	do(t, err)
 	living.Discard(one)
 	living.removing.Wait()
-	if diff := cmp.Diff([]string{living.own}, entries(t, parent)); diff != "" {
+	if diff := cmp.Diff(sorted(append(others, living.own)), entries(t, parent)); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]string{string(three)}, entries(t, living.own)); diff != "" {
+	if diff := cmp.Diff([]string{filepath.Join(living.own, marker), string(three)}, entries(t, living.own)); diff != "" {
 		t.Error(diff)
 	}
 	living.Close(patience)
-	if left := entries(t, parent); len(left) > 0 {
-		t.Errorf("%v is left", left)
+	if diff := cmp.Diff(sorted(others), entries(t, parent)); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -277,6 +337,8 @@ func TestFoldersAreMadeAgain(t *testing.T) {
 	}
 }
 
+func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }
+
 func entries(t *testing.T, dir string) (paths []string) {
 	t.Helper()
 	paths, err := filepath.Glob(filepath.Join(dir, "*"))
@@ -286,15 +348,18 @@ func entries(t *testing.T, dir string) (paths []string) {
 	return paths
 }
 
-func TestCheck(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
-	do(t, os.WriteFile(file, nil, 0o600), os.Mkdir(filepath.Join(dir, "a"), 0o700), os.Mkdir(filepath.Join(dir, "ab"), 0o700))
-	if err := Check([]string{filepath.Join(dir, "a"), filepath.Join(dir, "ab")}); err != nil {
-		t.Error(err)
+func TestResolve(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	do(t, err)
+	file, a, ab, root, link := filepath.Join(dir, "file"), filepath.Join(dir, "a"), filepath.Join(dir, "ab"), filepath.Join(dir, "root"), filepath.Join(dir, "link")
+	do(t, os.WriteFile(file, nil, 0o600), os.Mkdir(a, 0o700), os.Mkdir(ab, 0o700), os.Symlink("/", root), os.Symlink("a", link))
+	got, err := Resolve([]string{link, ab})
+	do(t, err)
+	if diff := cmp.Diff([]string{a, ab}, got); diff != "" {
+		t.Error(diff)
 	}
-	for _, bad := range [][]string{{"/"}, {"//"}, {"tmp"}, {""}, {file}, {filepath.Join(dir, "none")}, {dir, filepath.Join(dir, "a")}, {dir, dir}} {
-		if err := Check(bad); err == nil {
+	for _, bad := range [][]string{{"/"}, {"//"}, {"tmp"}, {""}, {file}, {filepath.Join(dir, "none")}, {dir, a}, {dir, dir}, {root}, {a, link}, {dir, link}} {
+		if _, err := Resolve(bad); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}

@@ -218,6 +218,23 @@ func TestNameOfAgents(t *testing.T) {
 	}
 }
 
+// TestReusedValues: an upgrade with --reuse-values has none of the values that the earlier
+// chart did not know.
+func TestReusedValues(t *testing.T) {
+	out, err := render(t, "--set", "rendezvous.grace=null,rendezvous.agentCheck=null,tls.workerName=null,worker.scratch=null")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, last(out))
+	}
+	for _, want := range []string{"- --grace=5s\n", "- --agent-check=address\n", "- --worker-name=worker\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if empty := regexp.MustCompile(`(?m)^ *- --[a-z-]+=\s*$`).FindString(out); empty != "" || strings.Contains(out, "--scratch") {
+		t.Errorf("an empty option %q, or --scratch without folders", empty)
+	}
+}
+
 // TestAutoscaledJob: how many workers the program of a Job asks for.
 func TestAutoscaledJob(t *testing.T) {
 	for set, want := range map[string]string{
