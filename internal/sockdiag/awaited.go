@@ -2,6 +2,7 @@ package sockdiag
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,7 +33,7 @@ func awaited(proc string, port uint16) (bool, error) {
 			continue
 		}
 		if connected == nil {
-			if connected, err = connectedTo(fs, port); err != nil {
+			if connected, err = connectedTo(port); err != nil {
 				return false, err
 			}
 		}
@@ -44,17 +45,18 @@ func awaited(proc string, port uint16) (bool, error) {
 	return false, nil
 }
 
-// connectedTo are the sockets that are connected to port, as /proc/PID/fd names them.
-func connectedTo(fs procfs.FS, port uint16) (map[string]bool, error) {
+// connectedTo are the sockets of this network namespace that are connected to port, as
+// /proc/PID/fd names them.
+func connectedTo(port uint16) (map[string]bool, error) {
 	const established = 1
-	lines, err := fs.NetTCP()
+	table, err := os.ReadFile("/proc/thread-self/net/tcp")
 	if err != nil {
 		return nil, fmt.Errorf("list connections: %w", err)
 	}
 	found := make(map[string]bool)
-	for _, line := range lines {
-		if line.St == established && line.RemPort == uint64(port) {
-			found[fmt.Sprintf("socket:[%d]", line.Inode)] = true
+	for line := range lines(table) {
+		if e, err := parseLine(line); err == nil && e.state == established && e.remote.Port() == port { // the first line is a heading
+			found[fmt.Sprintf("socket:[%d]", e.inode)] = true
 		}
 	}
 	return found, nil
