@@ -37,12 +37,14 @@ func TestAnnouncements(t *testing.T) {
 		code string
 		want []string
 	}{
-		"parallelly":            {`parallel::stopCluster(parallelly::makeClusterPSOCK(2))`, []string{"POST own ", "end"}},
-		"parallelly, attached":  {`library(parallelly); parallel::stopCluster(makeClusterPSOCK(1))`, []string{"POST own ", "end"}},
-		"parallelly, in turns":  {`parallel::stopCluster(parallelly::makeClusterPSOCK(2, setup_strategy = "sequential"))`, []string{"POST own ", "end"}},
-		"by hand":               {`try(parallelly::makeClusterPSOCK(2, port = 11567, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST workers 11567", "end"}},
-		"by hand, elsewhere":    {`try(parallelly::makeClusterPSOCK("192.0.2.1", port = 11567, master = "127.0.0.1", manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST own 11567", "end"}},
-		"a plan":                {`suppressMessages(library(future)); try(plan(cluster, workers = 2, port = 11567, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST futures 11567", "end"}},
+		"parallelly":           {`parallel::stopCluster(parallelly::makeClusterPSOCK(2))`, []string{"POST own ", "end"}},
+		"parallelly, attached": {`library(parallelly); parallel::stopCluster(makeClusterPSOCK(1))`, []string{"POST own ", "end"}},
+		"parallelly, in turns": {`parallel::stopCluster(parallelly::makeClusterPSOCK(2, setup_strategy = "sequential"))`, []string{"POST own ", "end"}},
+		"by hand":              {`try(parallelly::makeClusterPSOCK(2, port = 11567, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST workers 11567", "end"}},
+		"by hand, elsewhere":   {`try(parallelly::makeClusterPSOCK("192.0.2.1", port = 11567, master = "127.0.0.1", manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST own 11567", "end"}},
+		"a plan":               {`suppressMessages(library(future)); try(plan(cluster, port = 11567, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST futures 11567", "end"}},
+		"a plan of a number": {`suppressMessages(library(future)); try(plan(cluster, workers = 2, port = 11567, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)
+			try(parallelly::makeClusterPSOCK(1, port = 11568, manual = TRUE, quiet = TRUE, ` + quick + `), silent = TRUE)`, []string{"POST workers 11567", "end", "POST workers 11568", "end"}},
 		"a local plan":          {`suppressMessages(library(future)); plan(cluster, workers = 1); plan(sequential)`, []string{"POST own ", "end"}},
 		"parallel":              {`parallel::stopCluster(parallel::makeCluster(2))`, []string{"POST own ", "end"}},
 		"parallel, one by one":  {`parallel::stopCluster(parallel::makeCluster(2, setup_strategy = "sequential"))`, []string{"POST own ", "end"}},

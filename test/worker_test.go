@@ -21,7 +21,7 @@ what <- function() list(
   "Options" = paste(getOption("psock.test.mine"), getOption("digits")),
   "Library paths" = paste(.libPaths(), collapse = " "),
   "Packages attached" = paste(grep("splines", search(), value = TRUE), collapse = " "),
-  "User's R startup files" = paste(getOption("psock.test.profile")),
+  "User's R startup files" = paste(getOption("psock.test.profile", "none")),
   "Threads of native code" = Sys.getenv("OMP_NUM_THREADS"),
   "Kind of random numbers" = RNGkind()[1L])
 `
