@@ -69,7 +69,7 @@ func TestOwnClusters(t *testing.T) {
 	r.startAgent("pod-a", 3)
 	before := r.await("the workers", func(s api.State) bool { return count(s, pool.Warm) == 3 })
 	busy(t, 2)
-	if out := r.R(ownClusters, "TIMES=3", r.classic()); !strings.Contains(out, "all mine") {
+	if out := r.R(ownClusters, "TIMES=2", r.classic()); !strings.Contains(out, "all mine") {
 		t.Errorf("R says %q", out)
 	}
 	if out := r.R(`
