@@ -182,7 +182,7 @@ func TestStoppedWhilePlanning(t *testing.T) {
 	for name, nodes := range map[string]int{"before its nodes": 0, "at the first node": 1, "at the last node": 2} {
 		t.Run(name, func(t *testing.T) {
 			gate := filepath.Join(t.TempDir(), "gate")
-			s := r.startR(`library(future); cat("planning\n"); plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+			s := r.startR(`library(future); cat("planning\n"); plan(cluster, manual = TRUE, quiet = TRUE)
 while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)
 cat(nbrOfWorkers(), value(future(1)), "\n")`, "GATE="+gate)
 			s.awaitText("planning\n")
@@ -190,7 +190,7 @@ cat(nbrOfWorkers(), value(future(1)), "\n")`, "GATE="+gate)
 				return nodes == 0 || len(a.Clusters) == 1 && len(a.Clusters[0].Nodes) >= nodes
 			})
 			s.signal(syscall.SIGSTOP)
-			if out := r.R(`library(future); plan(cluster, workers = 2, manual = TRUE, quiet = TRUE); cat("sum", value(future(1)) + value(future(2)))`); !strings.Contains(out, "sum 3") {
+			if out := r.R(`library(future); plan(cluster, manual = TRUE, quiet = TRUE); cat("sum", value(future(1)) + value(future(2)))`); !strings.Contains(out, "sum 3") {
 				t.Errorf("meanwhile another session says %q", out)
 			}
 			s.signal(syscall.SIGCONT)
