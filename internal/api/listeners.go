@@ -59,25 +59,15 @@ func hold(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// parseNames reads what the caller calls itself and its cluster.
-func parseNames(r *http.Request) (session, cluster string, err error) {
-	names := [2]string{"session", "cluster"}
-	var values [2]string
-	for i, name := range names {
-		values[i] = r.URL.Query().Get(name)
-		if values[i] == "" || len(values[i]) > maxName {
-			return "", "", fmt.Errorf("%s: %d bytes, give a name of 1 to %d", name, len(values[i]), maxName)
-		}
-	}
-	return values[0], values[1], nil
-}
-
 // parseAnnouncement reads all but who says it.
 func parseAnnouncement(r *http.Request) (a broker.Announcement, err error) {
-	if a.Session, a.Cluster, err = parseNames(r); err != nil {
-		return a, err
-	}
 	query := r.URL.Query()
+	a.Session, a.Cluster = query.Get("session"), query.Get("cluster")
+	for _, name := range []string{"session", "cluster"} {
+		if n := len(query.Get(name)); n == 0 || n > maxName {
+			return a, fmt.Errorf("%s: %d bytes, give a name of 1 to %d", name, n, maxName)
+		}
+	}
 	a.Intent = broker.Intent(query.Get("intent"))
 	if !slices.Contains(broker.Intents, a.Intent) {
 		var all []string

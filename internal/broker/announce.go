@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/lease"
@@ -115,23 +114,21 @@ const (
 func (b *Broker) ownerOf(d *demand) (o owner, k knowledge, changed <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var said []*announced
-	ofPort := 0
+	var said, anyPort []*announced // one that names the port tells more than one that names none
 	for a := range b.said {
-		if a.covers(d) {
+		switch {
+		case !a.covers(d):
+		case a.Port == 0:
+			anyPort = append(anyPort, a)
+		default:
 			said = append(said, a)
-			if a.Port != 0 {
-				ofPort++
-			}
 		}
 	}
-	if ofPort > 0 { // one that names the port tells more than one that names none
-		said = slices.DeleteFunc(said, func(a *announced) bool { return a.Port == 0 })
-	}
-	if ofPort == 0 { // a lease names the port, too
+	if len(said) == 0 { // a lease names the port, too
 		if terms := b.leaseOf(d); terms != nil {
 			return owner{cluster: "lease " + terms.ID, shared: terms.Share, lease: terms}, known, b.saidChanged
 		}
+		said = anyPort
 	}
 	if len(said) == 0 {
 		return owner{}, unannounced, b.saidChanged
@@ -147,9 +144,6 @@ func (b *Broker) ownerOf(d *demand) (o owner, k knowledge, changed <-chan struct
 	}
 	return owner{session: first.Session, cluster: first.Cluster, shared: first.Intent == ForFutures}, known, b.saidChanged
 }
-
-// errOwn: the listener's session starts its workers itself.
-const errOwn = errForeign(ownWorkers)
 
 // evidencePace is how often it is looked whether a process is about to connect.
 const evidencePace = time.Second
@@ -169,14 +163,13 @@ func (b *Broker) claim(ctx context.Context, d *demand) (owner, error) {
 		case k != unannounced:
 			since, own = time.Time{}, own || k == itsOwn
 		case b.config.Grace < 0: // never
+		case b.forming(d):
+			return owner{}, nil
 		default:
 			if since.IsZero() {
 				since = time.Now()
 			}
 			left := b.config.Grace - time.Since(since)
-			if b.forming(d) {
-				return owner{}, nil
-			}
 			if left <= 0 {
 				if !b.awaited(d) {
 					return owner{}, nil
@@ -190,7 +183,7 @@ func (b *Broker) claim(ctx context.Context, d *demand) (owner, error) {
 		case <-changed:
 		case <-d.gone:
 			if own {
-				return owner{}, errOwn
+				return owner{}, errForeign(ownWorkers)
 			}
 			return owner{}, errGone
 		case <-ctx.Done():
