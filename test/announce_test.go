@@ -1,54 +1,65 @@
 package test
 
 import (
+	"context"
+	"fmt"
 	"os"
-	"path/filepath"
-	goruntime "runtime"
+	"os/exec"
 	"strings"
-	"syscall"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
 
-// busy keeps processors busy until the test ends.
-func busy(t *testing.T, loops int) {
+// busy keeps processors busy until the test ends, or it is called.
+func busy(t *testing.T, loops int) (stop func()) {
 	t.Helper()
-	stop := make(chan struct{})
-	ended := make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
 	for range loops {
-		go func() {
-			for {
-				select {
-				case <-stop:
-					ended <- struct{}{}
-					return
-				default:
-					goruntime.Gosched()
-				}
-			}
-		}()
-	}
-	t.Cleanup(func() {
-		close(stop)
-		for range loops {
-			<-ended
+		loop := exec.CommandContext(ctx, "sh", "-c", "while :; do :; done")
+		if err := loop.Start(); err != nil {
+			t.Fatal(err)
 		}
-	})
+		running.Go(func() { _ = loop.Wait() }) // it is killed
+	}
+	stop = func() { cancel(); running.Wait() }
+	t.Cleanup(stop)
+	return stop
 }
 
-// ownClusters makes every kind of cluster that starts its own workers, TIMES times, and fails
-// if one of them has others.
-const ownClusters = `
-library(parallel)
-Sys.setenv(MARK = "mine"); x <- 1:3
-mine <- function(cl, n) {
-  marks <- unlist(clusterCall(cl, Sys.getenv, "MARK"))
-  stopCluster(cl)
-  if (!identical(marks, rep("mine", n))) stop("the workers are others: ", toString(marks))
+// soak is how long a test of random trouble lasts: PSOCK_SOAK, as Go writes durations, or
+// what it is by default.
+func soak(t *testing.T, unset time.Duration) time.Duration {
+	t.Helper()
+	text := os.Getenv("PSOCK_SOAK")
+	if text == "" {
+		return unset
+	}
+	lasts, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal("PSOCK_SOAK: ", err)
+	}
+	return lasts
 }
-for (i in seq_len(as.integer(Sys.getenv("TIMES")))) {
+
+// ownClusters makes every kind of cluster that starts its own workers, for SECONDS and at least
+// once, and fails if one of them has others.
+const ownClusters = `
+library(parallel); library(future)
+Sys.setenv(MARK = "mine"); x <- 1:3
+check <- function(marks, n) if (!identical(as.character(unlist(marks)), rep("mine", n))) stop("the workers are others: ", toString(marks))
+mine <- function(cl, n) { marks <- clusterCall(cl, Sys.getenv, "MARK"); stopCluster(cl); check(marks, n) }
+fork <- function() {
+  cl <- parallel::makeForkCluster(2)
+  on.exit(parallel::stopCluster(cl))
+  parallel::clusterCall(cl, Sys.getenv, "MARK")
+}
+end <- Sys.time() + as.numeric(Sys.getenv("SECONDS")); rounds <- 0
+while (rounds == 0 || Sys.time() < end) {
   cl <- makeForkCluster(3)
   sums <- unlist(clusterEvalQ(cl, sum(x)))
   stopCluster(cl)
@@ -57,31 +68,36 @@ for (i in seq_len(as.integer(Sys.getenv("TIMES")))) {
   mine(makeCluster(2), 2)
   mine(parallelly::makeClusterPSOCK(2), 2)
   mine(parallelly::makeClusterPSOCK(2, setup_strategy = "sequential"), 2)
+  check(callr::r(fork), 2)
+  plan(list(tweak(multisession, workers = 2), tweak(multisession, workers = I(2))))
+  f <- future({ inner <- future(Sys.getenv("MARK")); c(Sys.getenv("MARK"), value(inner), unlist(fork())) })
+  check(value(f), 4)
+  plan(sequential)
+  rounds <- rounds + 1
 }
-cat("all mine\n")
+cat("all mine,", rounds, "rounds\n")
 `
 
-// Clusters that start their own workers have them, next to an idle pool and on a busy machine,
-// and no worker of the pool is touched.
+// Clusters that start their own workers have them, next to an idle pool, on an idle machine and
+// then, for two thirds of the time, on a busy one; and no worker of the pool is touched.
 func TestOwnClusters(t *testing.T) {
 	t.Parallel()
+	lasts := soak(t, 0)
 	r := startRendezvous(t, "--grace", "0s") // with it, a socket that is not announced is served at once
 	r.startAgent("pod-a", 3)
 	before := r.await("the workers", func(s api.State) bool { return count(s, pool.Warm) == 3 })
-	busy(t, 2)
-	if out := r.R(ownClusters, "TIMES=2", r.classic()); !strings.Contains(out, "all mine") {
-		t.Errorf("R says %q", out)
-	}
-	if out := r.R(`
-library(future)
-Sys.setenv(MARK = "mine")
-plan(multisession, workers = 2)
-stopifnot(identical(value(future(Sys.getenv("MARK"))), "mine"))
-plan(list(tweak(multisession, workers = 2), tweak(multisession, workers = 2)))
-f <- future({ a <- future(Sys.getenv("MARK")); value(a) })
-stopifnot(identical(value(f), "mine"))
-cat("mine\n")`); !strings.Contains(out, "mine") {
-		t.Errorf("R says %q", out)
+	for _, stage := range []struct {
+		loops int
+		lasts time.Duration
+	}{{0, lasts / 3}, {4, lasts * 2 / 3}} {
+		stop := busy(t, stage.loops)
+		s := r.startR(ownClusters, fmt.Sprintf("SECONDS=%.0f", stage.lasts.Seconds()), r.classic())
+		<-s.done
+		if code := s.wait(); code != 0 || !strings.Contains(s.text(), "all mine") {
+			t.Errorf("R exited with %d and says %q", code, s.text())
+		}
+		stop()
+		t.Log("beside ", stage.loops, " busy loops: ", s.text())
 	}
 	after := r.await("the workers, idle", func(s api.State) bool { return count(s, pool.Warm) == 3 && len(s.Clusters) == 0 })
 	for i, w := range after.Workers {
@@ -128,77 +144,5 @@ func TestSessionWithoutProfile(t *testing.T) {
 	if out := r.R(`library(future); plan(cluster, workers = 2, manual = TRUE, quiet = TRUE); cat("sum", sum(unlist(value(lapply(1:4, function(i) future(i))))))`,
 		"R_PROFILE=/dev/null"); !strings.Contains(out, "sum 10") {
 		t.Errorf("R says %q", out)
-	}
-}
-
-// open lets a session go on that waits for the file.
-func open(t *testing.T, gate string) {
-	t.Helper()
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Two sessions of one user on one port: neither ever gets a process that the other has used.
-func TestSamePort(t *testing.T) {
-	t.Parallel()
-	r := startRendezvous(t)
-	r.startAgent("pod-a", 4)
-	r.awaitWarm(4)
-	gate := filepath.Join(t.TempDir(), "gate")
-	first := r.startR(`
-library(future)
-plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
-set <- function() invisible(value(lapply(1:2, function(i) future({ options(tenant = "A"); Sys.setenv(DB_URL = "secret of A"); Sys.sleep(0.3) }))))
-set()
-cat("resting\n")
-while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)
-set()
-cat("done\n")`, r.classic(), "GATE="+gate)
-	first.awaitText("resting\n")
-	for _, code := range []string{
-		`cl <- parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE)
-print(unlist(parallel::clusterCall(cl, function() c(getOption("tenant", "nobody"), Sys.getenv("DB_URL", "nothing")))))`,
-		`library(future); plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
-print(unlist(value(lapply(1:2, function(i) future({ Sys.sleep(0.3); c(getOption("tenant", "nobody"), Sys.getenv("DB_URL", "nothing")) })))))`,
-	} {
-		if out := r.R(code, r.classic()); strings.Count(out, "nobody") != 2 || strings.Count(out, "nothing") != 2 {
-			t.Errorf("the second session sees the first one's state: %q", out)
-		}
-	}
-	open(t, gate)
-	if code := first.wait(); code != 0 || !strings.Contains(first.text(), "done") {
-		t.Errorf("the first session exited with %d: %s", code, first.text())
-	}
-}
-
-// R is stopped for a while at some moment of a plan: it completes, and meanwhile no worker is
-// kept from another session.
-func TestStoppedWhilePlanning(t *testing.T) {
-	t.Parallel()
-	r := startRendezvous(t)
-	r.startAgent("pod-a", 2)
-	r.awaitWarm(2)
-	for name, nodes := range map[string]int{"before its nodes": 0, "at the first node": 1, "at the last node": 2} {
-		t.Run(name, func(t *testing.T) {
-			gate := filepath.Join(t.TempDir(), "gate")
-			s := r.startR(`library(future); cat("planning\n"); plan(cluster, manual = TRUE, quiet = TRUE)
-while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)
-cat(nbrOfWorkers(), value(future(1)), "\n")`, "GATE="+gate)
-			s.awaitText("planning\n")
-			r.await("its nodes", func(a api.State) bool {
-				return nodes == 0 || len(a.Clusters) == 1 && len(a.Clusters[0].Nodes) >= nodes
-			})
-			s.signal(syscall.SIGSTOP)
-			if out := r.R(`library(future); plan(cluster, manual = TRUE, quiet = TRUE); cat("sum", value(future(1)) + value(future(2)))`); !strings.Contains(out, "sum 3") {
-				t.Errorf("meanwhile another session says %q", out)
-			}
-			s.signal(syscall.SIGCONT)
-			open(t, gate)
-			if code := s.wait(); code != 0 || !strings.Contains(s.text(), "2 1") {
-				t.Errorf("R exited with %d and says %q", code, s.text())
-			}
-			r.await("its end", func(a api.State) bool { return len(a.Clusters) == 0 })
-		})
 	}
 }

@@ -43,7 +43,7 @@ func (r *runtime) startPod(t *testing.T, args ...string) *pod {
 var names = regexp.MustCompile(`psock-agent-\w+/\d+|Rtmp\w+`)
 
 // state is what a pod holds: its processes, by their names; its files, with their sizes;
-// and how many files the agent has open.
+// and how many files the agent has open, and, roughly, how much memory.
 func (p *pod) state(t *testing.T) map[string]int64 {
 	t.Helper()
 	found := make(map[string]int64)
@@ -64,6 +64,7 @@ func (p *pod) state(t *testing.T) map[string]int64 {
 	for child := range children(t, p.cmd.Process.Pid) {
 		open, _ := os.ReadDir(child + "/fd")
 		found["open files"] += int64(len(open))
+		found["agent's memory, in 64 MB"] += residentBytes(t, child) >> 26
 	}
 	for _, dir := range []string{p.home, p.tmp} {
 		// What is being removed meanwhile is not there.
@@ -82,6 +83,20 @@ func (p *pod) state(t *testing.T) map[string]int64 {
 		})
 	}
 	return found
+}
+
+// residentBytes is the resident memory of a process, by its folder in /proc.
+func residentBytes(t *testing.T, dir string) int64 {
+	t.Helper()
+	text, err := os.ReadFile(dir + "/statm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(text), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
+	return resident * int64(os.Getpagesize())
 }
 
 // awaitFresh waits for the one worker, warm, after the process with the id before.
@@ -109,7 +124,8 @@ const leaveAMess = `{
   writeLines("options(mess = TRUE)", "~/.future.R")
   writeLines("changed", "~/from-the-image")
   dir.create("~/.cache/locked", recursive = TRUE); Sys.chmod("~/.cache/locked", "000")
-  for (file in c(tempfile(), file.path(tmp, "big"), "~/big")) writeBin(raw(3e7), file)
+  for (file in c(file.path(tmp, "big"), "~/big")) writeBin(raw(3e7), file)
+  stopifnot(system2("dd", c("if=/dev/zero", paste0("of=", tempfile()), "bs=1M", "count=500"), stderr = FALSE) == 0)
   own <- file.path(.libPaths()[1], "messy")
   dir.create(own); writeLines("Package: messy", file.path(own, "DESCRIPTION"))
   started <- file.path(tmp, "started")

@@ -296,16 +296,9 @@ stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
 
 // A worker is killed every second while futures run on three or more, and while the session
 // rests between them: every value is there and right.
-// PSOCK_CHAOS is how long, as Go writes durations; a minute if unset.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	lasts := time.Minute
-	if text := os.Getenv("PSOCK_CHAOS"); text != "" {
-		var err error
-		if lasts, err = time.ParseDuration(text); err != nil {
-			t.Fatal("PSOCK_CHAOS: ", err)
-		}
-	}
+	lasts := soak(t, time.Minute)
 	// One task in some hundred thousand would die three times.
 	r := startRendezvous(t, "--max-attempts", "20")
 	r.startAgent("pod-a", 3)

@@ -27,17 +27,7 @@ func TestStrangersAtTheAgentsPort(t *testing.T) {
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2)
 	r.awaitWarm(2)
-	s := r.startR(`
-library(future.apply)
-plan(cluster, manual = TRUE, quiet = TRUE)
-cat("computing\n")
-until <- file.path(tempdir(), "stop")
-cat("stop with", until, "\n")
-n <- 0
-while (!file.exists(until)) { stopifnot(identical(future_sapply(1:8, sqrt), sqrt(1:8))); n <- n + 1 }
-cat("computed undisturbed\n")
-`)
-	s.awaitText("stop with")
+	undisturbed := r.compute(t)
 
 	foreign := filepath.Join(t.TempDir(), "foreign")
 	if err := mtls.Generate(foreign, mtls.GenerateOptions{}); err != nil {
@@ -72,15 +62,83 @@ cat("computed undisturbed\n")
 		return r.number(`rendezvous_refused_connections_total{reason="address"}`)+r.number(`rendezvous_refused_connections_total{reason="tls"}`) >= idle+4
 	})
 
-	_, file, _ := strings.Cut(s.text(), "stop with ")
-	file, _, _ = strings.Cut(file, " \n")
-	if err := exec.Command("touch", file).Run(); err != nil {
-		t.Fatal(err)
+	undisturbed()
+	r.awaitWarm(3)
+}
+
+// compute starts a session that computes until undisturbed is called, which fails the test
+// if anything in it went wrong.
+func (r *runtime) compute(t *testing.T) (undisturbed func()) {
+	t.Helper()
+	gate := filepath.Join(t.TempDir(), "gate")
+	s := r.startR(`
+library(future.apply)
+plan(cluster, manual = TRUE, quiet = TRUE)
+cat("computing\n")
+while (!file.exists(Sys.getenv("GATE"))) stopifnot(identical(future_sapply(1:8, sqrt), sqrt(1:8)))
+cat("computed undisturbed\n")
+`, "GATE="+gate)
+	s.awaitText("computing")
+	return func() {
+		t.Helper()
+		open(t, gate)
+		if code := s.wait(); code != 0 || !strings.Contains(s.text(), "computed undisturbed") {
+			t.Errorf("R exited with %d and says %q", code, s.text())
+		}
 	}
-	s.awaitText("computed undisturbed")
-	if code := s.wait(); code != 0 {
-		t.Fatalf("R exited with %d", code)
+}
+
+// Ten thousand idle connections to each port are closed but for a bounded number, and counted; who asks
+// meanwhile is answered, and a computation under way does not notice.
+func TestTenThousandIdleConnections(t *testing.T) {
+	t.Parallel()
+	const idle, most = 10_000, 512
+	r := startRendezvous(t)
+	agent := r.startAgent("pod-a", 2)
+	agentAdmin := agent.field("worker agent is up", "admin")
+	r.awaitWarm(2)
+	undisturbed := r.compute(t)
+	counted := func(address, name string) func() float64 {
+		return func() float64 {
+			n, err := strconv.ParseFloat(scrape(t, address, name), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
 	}
+	strangers := func() float64 {
+		n := 0.0
+		for _, reason := range []string{"address", "crowded", "tls"} {
+			n += r.number(fmt.Sprintf("rendezvous_refused_connections_total{reason=%q}", reason))
+		}
+		return n
+	}
+	for _, port := range []struct {
+		name, address string
+		closed        func() float64
+	}{
+		{"agents", r.agents, strangers},
+		{"api", r.api, counted(r.admin, `rendezvous_closed_idle_connections_total{server="api"}`)},
+		{"admin", r.admin, counted(r.admin, `rendezvous_closed_idle_connections_total{server="admin"}`)},
+		{"the agent's admin", agentAdmin, counted(agentAdmin, `worker_agent_closed_idle_connections_total{server="admin"}`)},
+	} {
+		conns := make([]net.Conn, 0, idle)
+		for range idle {
+			conn, err := net.Dial("tcp", port.address)
+			if err != nil {
+				t.Fatalf("%s, after %d: %v", port.name, len(conns), err)
+			}
+			conns = append(conns, conn)
+		}
+		eventually(t, port.name+" to close and count all but a few", func() bool { return port.closed() >= idle-most })
+		for _, conn := range conns {
+			conn.Close()
+		}
+	}
+	r.startAgent("pod-late", 1)
+	r.awaitWarm(1)
+	undisturbed()
 	r.awaitWarm(3)
 }
 

@@ -151,7 +151,8 @@ func (c *agentCommand) Run(ctx context.Context) error {
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	group, serving := errgroup.WithContext(serving)
-	group.Go(func() error { return admin.Serve(serving, listener, admin.Handler(a.Ready, registry)) })
+	closed := admin.NewClosed("worker_agent", registry).WithLabelValues("admin")
+	group.Go(func() error { return admin.Serve(serving, listener, admin.Handler(a.Ready, registry), closed) })
 	group.Go(func() error {
 		defer stopServing()
 		running, stop := context.WithCancel(ctx)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -41,9 +42,18 @@ const (
 	mostScrapes = 4
 )
 
+// NewClosed makes the counter of idle connections that servers have closed because too many
+// were open, by server: for [Serve]. program is the first word of its name.
+func NewClosed(program string, register prometheus.Registerer) *prometheus.CounterVec {
+	return promauto.With(register).NewCounterVec(prometheus.CounterOpts{
+		Name: program + "_closed_idle_connections_total",
+		Help: fmt.Sprintf("HTTP connections that were closed while idle, because more than %d were open on that server.", mostConnections),
+	}, []string{"server"})
+}
+
 // Serve serves handler on listener until ctx ends. Requests and connections are
-// bounded in time, size and number.
-func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
+// bounded in time, size and number; closed counts the idle connections that are one too many.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, closed prometheus.Counter) error {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -51,7 +61,7 @@ func Serve(ctx context.Context, listener net.Listener, handler http.Handler) err
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
-		ConnState:         newBound(mostConnections).note,
+		ConnState:         newBound(mostConnections, closed).note,
 		// Requests that last end with ctx.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

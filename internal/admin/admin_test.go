@@ -28,7 +28,7 @@ func TestServe(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- admin.Serve(ctx, listener, admin.Handler(func() error { return notReady }, registry))
+		ended <- admin.Serve(ctx, listener, admin.Handler(func() error { return notReady }, registry), admin.NewClosed("program", registry).WithLabelValues("admin"))
 	}()
 	get := func(path string) (int, string) {
 		t.Helper()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // Connections that do nothing are bounded, and nobody waits behind them.
@@ -18,9 +19,11 @@ func TestIdleConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
+	registry := prometheus.NewRegistry()
+	count := NewClosed("program", registry).WithLabelValues("admin")
 	served := make(chan error, 1)
 	go func() {
-		served <- Serve(ctx, listener, Handler(func() error { return nil }, prometheus.NewRegistry()))
+		served <- Serve(ctx, listener, Handler(func() error { return nil }, registry), count)
 	}()
 	address := listener.Addr().String()
 	client := &http.Client{Timeout: 20 * time.Second}
@@ -64,6 +67,9 @@ func TestIdleConnections(t *testing.T) {
 	}
 	for range len(idle) - mostConnections {
 		<-closed
+	}
+	if n := testutil.ToFloat64(count); n < float64(len(idle)-mostConnections) {
+		t.Errorf("%g connections were counted, want the %d that were closed", n, len(idle)-mostConnections)
 	}
 	client.CloseIdleConnections()
 	stop()

@@ -120,6 +120,7 @@ func Run(ctx context.Context, config Config) error {
 	config.Journal.Register(registry)
 	in := newIntake(config, workers, guard)
 	source := config.source(workers, sessions, book, scaling)
+	closed := admin.NewClosed("rendezvous", registry)
 	config.Log.Info("rendezvous is up",
 		zap.Stringer("agents", config.Agents.Addr()), zap.Bool("tls", config.TLS != nil),
 		zap.Stringer("api", config.API.Addr()), zap.Stringer("admin", config.Admin.Addr()),
@@ -130,8 +131,10 @@ func Run(ctx context.Context, config Config) error {
 	group.Go(func() error { return sessions.Run(ctx) })
 	group.Go(func() error { return book.Run(ctx) })
 	group.Go(func() error { return scaling.Run(ctx) })
-	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source)) })
-	group.Go(func() error { return admin.Serve(ctx, config.Admin, admin.Handler(sessions.Ready, registry)) })
+	group.Go(func() error { return admin.Serve(ctx, config.API, api.Handler(source), closed.WithLabelValues("api")) })
+	group.Go(func() error {
+		return admin.Serve(ctx, config.Admin, admin.Handler(sessions.Ready, registry), closed.WithLabelValues("admin"))
+	})
 	return group.Wait()
 }
 
