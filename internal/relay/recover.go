@@ -356,7 +356,7 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	case h.reset:
 		h.since.spoilt = true
 	case s.calls > 1 || lost.reason != NoWorker: // else no worker has had it
-		h.setUp.spoilt = true
+		h.setUp.spoilt, h.prepared = true, false
 	}
 	if s.history.ask == nil { // no worker has had the call, or R is told what is lost
 		s.history.state = state{}

@@ -276,6 +276,19 @@ func TestStateMissed(t *testing.T) {
 	}
 }
 
+// R is told once: a node whose loss it was told of as a call's leaves nothing more to tell.
+func TestLeavesWhatWasNotTold(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	sent := s.makes(t, 0, options(), value("NULL"))
+	s.write(t, options())
+	s.worker.await(t, sent+len(options()))
+	s.Ended("killed")
+	s.readError(t, "worker worker-a/0 was lost in this call: killed")
+	if lost, _ := s.Leaves(); lost != "" {
+		t.Errorf("it leaves %q", lost)
+	}
+}
+
 // Calls that are repeated wherever the node goes are lost to the node that replaces it.
 func TestLeaves(t *testing.T) {
 	s := startWith(t, relay.Recovery{Together: true}, &worker{}, nil, someRoom)
