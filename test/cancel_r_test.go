@@ -145,6 +145,8 @@ for (share in c(FALSE, TRUE)) {
   stopifnot(all(isNodeAlive(cl)), isTRUE(killNode(wronged(cl[[2]]))), identical(isNodeAlive(cl), c(TRUE, FALSE)), identical(killNode(cl[[2]]), FALSE))
   if (exists("cloneNode", asNamespace("parallelly"))) {
     cl[[2]] <- cloneNode(cl[[2]])
+    e <- tryCatch(answers(cl), error = conditionMessage) # what the first calls may have set is lost
+    stopifnot(grepl("is lost with it, and this node has replaced it", e))
     answers(cl)
     stopifnot(all(isNodeAlive(cl)), all(killNode(cl)))
     cl <- cloneNode(cl) # nothing of it was left

@@ -42,6 +42,7 @@ type cluster struct {
 	answers *relay.Answers
 	since   time.Time
 	nodes   map[*node]bool
+	bereft  *bereft       // of nodes that have ended
 	most    int           // nodes it had at once
 	ready   chan struct{} // closed when a call has been sent: all nodes are connected
 	calls   int64
@@ -100,7 +101,7 @@ func (b *Broker) join(n *node, o owner) *cluster {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.clusterOf(n.demand, o)
-	c.nodes[n] = true
+	c.nodes[n], n.again = true, c.isReady()
 	c.most = max(c.most, len(c.nodes))
 	b.poke()
 	return c
@@ -117,7 +118,7 @@ func (b *Broker) clusterOf(d *demand, o owner) *cluster {
 	b.nextID++
 	c := &cluster{
 		place: where, id: b.nextID, lease: o.lease, shared: o.shared,
-		since: d.seen, nodes: make(map[*node]bool), ready: make(chan struct{}),
+		since: d.seen, nodes: make(map[*node]bool), bereft: b.recall(where), ready: make(chan struct{}),
 	}
 	if o.lease != nil {
 		c.tenant = o.lease.Tenant
@@ -153,6 +154,7 @@ func (b *Broker) leave(n *node) {
 		a := n.session.Activity()
 		c.calls += a.Calls
 		c.busy += a.BusyTime
+		n.bury()
 	}
 	delete(c.nodes, n)
 	if len(c.nodes) > 0 {
@@ -162,6 +164,7 @@ func (b *Broker) leave(n *node) {
 	if b.latest[c.place] == c {
 		delete(b.latest, c.place)
 	}
+	b.remember(c)
 	b.leaseEnded(c)
 	if c.isReady() {
 		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),

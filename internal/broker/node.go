@@ -26,6 +26,8 @@ type node struct {
 	connected bool   // to its session, which has closed its listener
 	peer      uint16 // the rendezvous' port of the connection, see Nodes
 	refused   bool
+	again     bool // it came to a cluster that was complete
+	buried    bool // its end is noted, see bury
 	since     time.Time
 }
 
@@ -253,6 +255,11 @@ func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	recovery := relay.Recovery{
 		Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Scarce: n.scarce,
 		Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared, Answers: n.cluster.answers,
+		Missed: b.inherit(n),
+	}
+	if recovery.Missed != "" { // it gets a worker for what R asks before it is told
+		n.drop()
+		log.Info("node replaces one that had state, its session gets an R error", zap.String("lost", recovery.Missed))
 	}
 	s := relay.New(n.client, b.config.Relay.Observer(log), recovery, n.abandoned)
 	stop := context.AfterFunc(ctx, func() { n.client.Close() })

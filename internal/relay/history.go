@@ -69,7 +69,9 @@ type history struct {
 	// Guarded by Session.mu as well.
 	done    bool // the future since the last reset is: it has no use for what it was sent
 	foreign bool // after that came a call that was none of future's
-	state        // what calls that are none of future's have set
+	// prepared: setUp has calls that are neither future's own nor parallelly's.
+	prepared bool
+	state    // what calls that are none of future's have set
 
 	// The digest of the set-up calls so far, of all and without the last.
 	digest      hash.Hash

@@ -33,10 +33,10 @@ type oracle struct {
 	// vague: a call was sent before the one before it was answered. Which of them a worker
 	// has had when it is lost, and whether a reset among them is one, R cannot know.
 	vague   bool
-	deaths  int64 // before the future
-	loses   bool  // the node's state is lost, until the next reset
-	forever bool  // also after that
-	unsure  bool  // it may be
+	deaths  int  // before the future
+	loses   bool // the node's state is lost, until the next reset
+	forever bool // also after that
+	unsure  bool // it may be
 	// own: calls that are none of a future's may have set something on the worker that is not
 	// repeated on another. strange: one since the last reset may have, if no future ends before the
 	// next.
@@ -53,7 +53,7 @@ func (o *oracle) sends(c *step) {
 		o.vague = true
 	case c.kind == erasing || c.kind == posing:
 		o.began, o.future, o.done, o.others, o.vague = true, true, false, false, false
-		o.deaths = x.deaths.Load()
+		o.deaths = x.known()
 	}
 	if c.early && !o.began {
 		o.early = append(o.early, c)
@@ -212,7 +212,7 @@ func (o *oracle) allows(reason relay.LossReason, c *step) bool {
 	case relay.NoReset:
 		return !o.future || o.vague
 	case relay.Attempts:
-		return o.once || x.config.Attempts == 1 || x.deaths.Load()-o.deaths >= int64(x.config.Attempts)
+		return o.once || x.config.Attempts == 1 || x.deaths()-o.deaths >= x.config.Attempts
 	case relay.NotKept:
 		return x.limits != someRoom || o.loses || o.forever || o.unsure || c.kind == posing || x.differing() || size(o.early) > 256<<10
 	case relay.NoWorker:

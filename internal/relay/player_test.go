@@ -138,7 +138,7 @@ func (p *player) play() {
 		return
 	}
 	if counts {
-		p.trial.deaths.Add(1)
+		p.trial.dies(p.name)
 	}
 	if p.closes {
 		p.sink.EOF()

@@ -56,12 +56,12 @@ type trial struct {
 	players sync.WaitGroup
 	byCall  map[string]*step
 	ran     []atomic.Int64
-	deaths  atomic.Int64
 	drained atomic.Int64
 	refused atomic.Int64
 
 	mu     sync.Mutex
 	used   int // of plans
+	dead   map[string]bool
 	asked  int
 	setUps map[relay.SetUp]state
 	losses map[string][]relay.LossReason // by the text that R is told
@@ -72,7 +72,7 @@ type trial struct {
 
 func newTrial(t *testing.T, seed uint64) *trial {
 	random := rand.New(rand.NewPCG(seed, 0))
-	x := &trial{t: t, seed: seed, random: random, steps: program(random), byCall: map[string]*step{}, losses: map[string][]relay.LossReason{}}
+	x := &trial{t: t, seed: seed, random: random, steps: program(random), byCall: map[string]*step{}, losses: map[string][]relay.LossReason{}, dead: map[string]bool{}}
 	for range 12 {
 		x.plans = append(x.plans, newPlan(random, x.steps))
 	}
@@ -109,6 +109,32 @@ func (x *trial) fault(format string, args ...any) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.faults = append(x.faults, fmt.Sprintf(format, args...))
+}
+
+// dies notes that a worker has died.
+func (x *trial) dies(worker string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.dead[worker] = true
+}
+
+// deaths counts the workers that have died.
+func (x *trial) deaths() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.dead)
+}
+
+// known counts those without the session's present worker: of its death the session does not know
+// yet, and may take it for one in the call that comes next.
+func (x *trial) known() int {
+	present := x.session.Worker()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.dead[present] {
+		return len(x.dead) - 1
+	}
+	return len(x.dead)
 }
 
 // next is the next worker; nothing befalls those for which there is no plan.

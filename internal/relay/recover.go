@@ -68,7 +68,8 @@ func (s *Session) detach(a *attempt) {
 	s.mu.Lock()
 	unasked := s.midway || s.activity.Opaque
 	within := s.history.reset && !s.history.done && (s.runsOnce() || s.history.own)
-	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining && !within || a.offered && a.worker.Yield())
+	lent := s.lends()
+	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (lent || a.draining && !within || a.offered && a.worker.Yield())
 	if unasked { // the worker sends what nobody has asked for: it is none to pass on
 		a.keep()
 	}
@@ -76,7 +77,9 @@ func (s *Session) detach(a *attempt) {
 		s.current = nil
 		s.history.lose()
 		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
-		if !a.draining {
+		if lent {
+			s.vacancy = loss{taken: true}
+		} else if !a.draining {
 			s.vacancy.cause, s.vacancy.taken = "it was idle, and another session needed it", true
 		}
 	}
@@ -163,6 +166,8 @@ func (s *Session) recoverable() *lostError {
 		return s.denied
 	case s.midway:
 		return &lostError{Answered, text}
+	case s.missed != "" && !s.asks():
+		return &lostError{StateLost, explainMissed(s.missed)}
 	case h.mourns():
 		return &lostError{StateLost, explainState(text)}
 	case !s.vacancy.taken && !s.renewable():
@@ -346,11 +351,12 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	case h.ask != nil: // a question: nothing is missed of it
 	case lost.reason == StateLost:
 		h.renew()
+		s.missed = ""
 		s.vacancy.taken = true // nothing is missed of it any more
 	case h.reset:
 		h.since.spoilt = true
 	case s.calls > 1 || lost.reason != NoWorker: // else no worker has had it
-		h.setUp.spoilt = true
+		h.setUp.spoilt, h.prepared = true, false
 	}
 	if s.history.ask == nil { // no worker has had the call, or R is told what is lost
 		s.history.state = state{}

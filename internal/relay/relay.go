@@ -76,6 +76,9 @@ type Recovery struct {
 	// Answers are what the cluster's workers have answered to questions. With nil every node
 	// asks its own worker.
 	Answers *Answers
+	// Missed says why the node that this one replaces has lost what calls that are no futures
+	// had set on it, "" for a node that misses nothing. See Session.Leaves.
+	Missed string
 }
 
 // Need is what worker a session needs.
@@ -152,6 +155,8 @@ type Session struct {
 	deaths     []loss     // of workers under the future
 	reruns     int        // of the future
 	once       bool       // the session does not want its futures to run twice
+	missed     string     // Recovery.Missed, until R has been told
+	stopped    bool       // R has said that it is done with the node
 	spare      bool       // the worker is to be offered once the answer is written
 }
 
@@ -182,7 +187,7 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 		wanted:  make(chan struct{}, 1), settled: make(chan struct{}, 1), deaf: make(chan struct{}),
 		activity: Activity{Since: time.Now()},
 	}
-	s.history.together = recovery.Together
+	s.history.together, s.missed = recovery.Together, recovery.Missed
 	s.out = newOutbox(client, recovery.Budget, func() bool { return recovery.Scarce() && s.Shares() },
 		func(text string) { observer.Lost(NotKept, text) })
 	s.deafen = sync.OnceFunc(func() {

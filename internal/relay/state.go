@@ -7,6 +7,9 @@ import (
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
+// leftBy is the cause of a loss when the session itself has closed the connection.
+const leftBy = "the session closed the node's connection, as cancel() does"
+
 // state is what calls have set on a node's worker that are neither future's own nor made again
 // wherever the node goes (clusterEvalQ(cl, options(k = 42))). A later future may depend on it, and
 // would silently have another value on another worker. So such a node keeps its worker for as long
@@ -61,6 +64,7 @@ func (h *history) sent(call facts.Call) {
 // theirs. Called with Session.mu held.
 func (h *history) confirm(m psock.Message, more bool) {
 	own := m.Success && facts.Own(m.Text) || h.under.Keeps() || h.under == facts.Load
+	h.prepared = h.prepared || !own && !h.reset
 	switch {
 	case own && h.undo: // nothing was sent behind it
 		h.own, h.foreign = false, false
@@ -92,7 +96,7 @@ func (h *history) renew() {
 	h.done, h.foreign = true, false
 	h.setUp.Reset()
 	h.setUp.failure.Store(nil)
-	h.setUp.outcomes, h.setUp.spoilt = nil, false
+	h.setUp.outcomes, h.setUp.spoilt, h.prepared = nil, false, false
 	h.digest.Reset()
 	h.digest.Sum(h.sum[:0])
 	h.before, h.start, h.last = h.sum, 0, 0
@@ -102,6 +106,41 @@ func (h *history) renew() {
 // now. A node that no future has run on yet is of parallel's functions, which go on without what
 // is lost: there every call fails, see recoverable. Called with Session.sending and Session.mu held.
 func (h *history) mourns() bool { return h.missing && h.reset }
+
+// Leaves says why what calls that are no futures have set on the node is lost if its connection has
+// ended, for Recovery.Missed of the node that replaces it; "" if nothing is. stopped: R has said that
+// it is done with the node, and does not replace it. Calls that are repeated on each worker of the node count as well: the node that
+// replaces it does not know them.
+func (s *Session) Leaves() (lost string, stopped bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.history
+	switch {
+	case s.stopped:
+		return "", true
+	case s.missed != "":
+		return s.missed, false
+	case !h.own && !h.missing && !h.prepared && !s.activity.Opaque && !(h.reset && !h.done && h.strange):
+		return "", false
+	case s.current != nil:
+		return fmt.Sprintf("worker %s was lost before this call: %s", s.current.worker.Name(), leftBy), false
+	case s.vacancy.worker != "":
+		return fmt.Sprintf("worker %s was lost before this call: %s", s.vacancy.worker, s.vacancy.cause), false
+	}
+	return leftBy, false
+}
+
+// lends reports whether the session has a worker for a question alone: R has not been told yet what
+// it misses, and the next call may depend on that. Called with Session.mu held.
+func (s *Session) lends() bool {
+	return s.missed != "" && s.current != nil && s.calls == 0 && !s.partial && !s.midway && !s.activity.Opaque
+}
+
+// explainMissed says to a node that replaces another what is lost. The session's own cluster object has
+// the node that was replaced, so that calls with it do not reach this one.
+func explainMissed(text string) string {
+	return fmt.Sprintf("%s; what calls that are no futures have set on it, as clusterEvalQ() does, is lost with it, and this node has replaced it: make the cluster again and set it there, or go on without", text)
+}
 
 // explainState says what is lost with a worker and what to do, after what says why it is lost.
 func explainState(text string) string {

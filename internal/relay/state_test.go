@@ -241,3 +241,66 @@ func TestStateTogether(t *testing.T) {
 	s.done(t, s.done(t, sent))
 	s.notOffered(t)
 }
+
+// stateMissed ends the error that a node reads once that replaces one with state.
+const stateMissed = "; what calls that are no futures have set on it, as clusterEvalQ() does, is lost with it, and this node has replaced it: " +
+	"make the cluster again and set it there, or go on without"
+
+// A node that replaces one with state answers questions, on a worker if need be, and tells R by the first
+// call that may depend on the state that it is lost. What a node leaves is for the one that replaces it.
+func TestStateMissed(t *testing.T) {
+	for name, last := range map[string][]byte{"a future": reset(), "a call": options()} {
+		t.Run(name, func(t *testing.T) {
+			s := startShared(t, relay.Recovery{Missed: "worker z was lost"}, someRoom)
+			s.asks(t, told(facts.Validation), valid())
+			s.first(t, introduction(), value("me"))
+			first := s.worker
+			if lost, stopped := s.Leaves(); lost != "worker z was lost" || stopped {
+				t.Errorf("it leaves %q, %v", lost, stopped)
+			}
+			s.asks(t, told(facts.Validation), valid())
+			receive(t, first.ended, "the worker to go")
+			s.write(t, last)
+			s.readError(t, "worker z was lost"+stateMissed)
+			if lost, stopped := s.Leaves(); lost != "" || stopped {
+				t.Errorf("it leaves %q, %v", lost, stopped)
+			}
+			if got := s.gets(t, "other", reset(), len(reset())); !bytes.Equal(got, reset()) {
+				t.Errorf("the other worker was sent %q", got)
+			}
+			first.sink.Ended("its session ended", nil)
+			if s.Worker() != "other" {
+				t.Errorf("the end of its first worker leaves it with %q", s.Worker())
+			}
+		})
+	}
+}
+
+// R is told once: a node whose loss it was told of as a call's leaves nothing more to tell.
+func TestLeavesWhatWasNotTold(t *testing.T) {
+	s := start(t, &worker{}, nil)
+	sent := s.makes(t, 0, options(), value("NULL"))
+	s.write(t, options())
+	s.worker.await(t, sent+len(options()))
+	s.Ended("killed")
+	s.readError(t, "worker worker-a/0 was lost in this call: killed")
+	if lost, _ := s.Leaves(); lost != "" {
+		t.Errorf("it leaves %q", lost)
+	}
+}
+
+// Calls that are repeated wherever the node goes are lost to the node that replaces it.
+func TestLeaves(t *testing.T) {
+	s := startWith(t, relay.Recovery{Together: true}, &worker{}, nil, someRoom)
+	sent := s.makes(t, 0, introduction(), value("me"))
+	sent = s.makes(t, sent, call("EXEC", []byte("requirePackages()")), value("future-requirePackages"))
+	if lost, _ := s.Leaves(); lost != "" {
+		t.Errorf("it leaves %q", lost)
+	}
+	sent = s.makes(t, sent, options(), value("NULL"))
+	s.done(t, sent)
+	const want = "worker worker-a/0 was lost before this call: the session closed the node's connection, as cancel() does"
+	if lost, _ := s.Leaves(); lost != want {
+		t.Errorf("it leaves %q, want %q", lost, want)
+	}
+}

@@ -65,10 +65,15 @@ func (s *Session) forward(frame []byte) bool {
 }
 
 // mustWait reports whether n bytes more are to be taken only when there is a worker
-// for them: no more is kept without one. Called with sending held.
+// for them: no more is kept without one. A worker that is lent has to go first. Called with
+// sending held.
 func (s *Session) mustWait(n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.lends() {
+		s.current.goodbye()
+		return true
+	}
 	s.held = s.current == nil && !s.history.fits(n) && s.recoverable() == nil
 	if s.held {
 		s.stir()
@@ -192,6 +197,7 @@ func (s *Session) messageSent(m psock.Message, last bool) {
 			s.history.sent(call)
 		}
 	case psock.KindDone:
+		s.stopped = true
 		s.activity.Busy = s.calls > 0
 		// stopNode() of parallel reads nothing more, and closes the connection: R 4.6 waits up
 		// to 5 s for the worker to do so first.
