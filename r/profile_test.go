@@ -141,7 +141,7 @@ func TestEndlessAnswer(t *testing.T) {
 
 func TestGarbage(t *testing.T) {
 	for _, answer := range []string{"", "many", "-3", "1e9", "3 4", "<html>7</html>", "0x7", "\xff\xfe"} {
-		t.Run(answer, func(t *testing.T) { unreachable(t, serve(t, answer).address(), "no number") })
+		t.Run(answer, func(t *testing.T) { unreachable(t, serve(t, answer).address(), "not a number") })
 	}
 	t.Run("not HTTP", func(t *testing.T) {
 		unreachable(t, accept(t, func(c net.Conn) { _, _ = c.Write([]byte("SSH-2.0-x\r\n\r\n7\n")) }), "does not speak HTTP")
