@@ -128,7 +128,7 @@ func poseAsR(how string, args []string) int {
 
 // system is an agent and the pool that it parks its workers at.
 type system struct {
-	t *testing.T
+	t testing.TB
 	*pool.Pool
 	agents   net.Listener
 	shutDown func() // ends the pool
@@ -138,7 +138,7 @@ type system struct {
 	registry *prometheus.Registry // of the pool
 }
 
-func start(t *testing.T, how string, change func(*agent.Config)) *system {
+func start(t testing.TB, how string, change func(*agent.Config)) *system {
 	t.Helper()
 	s := &system{t: t, ended: make(chan error, 1)}
 	s.shutDown = s.serve("127.0.0.1:0")
@@ -259,7 +259,7 @@ func (s *system) pid() int {
 
 // session holds a worker and what it says.
 type session struct {
-	t *testing.T
+	t testing.TB
 	*pool.Worker
 	events chan string
 }

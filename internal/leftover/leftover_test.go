@@ -186,27 +186,3 @@ func TestEndOf(t *testing.T) {
 		t.Error("want the daemon of /a/1 to end, and only that one")
 	}
 }
-
-// Who can have started an orphan that says nothing of itself: a worker that was starting or
-// in use when it began.
-func TestUnclaimed(t *testing.T) {
-	for _, tc := range []struct {
-		name string
-		w    Worker
-		want bool
-	}{
-		{"started later", Worker{began: 11}, true},
-		{"starting", Worker{began: 9}, false},
-		{"was starting", Worker{began: 9, warm: 10}, false},
-		{"was warm", Worker{began: 5, warm: 9}, true},
-		{"in use", Worker{began: 5, warm: 9, used: true}, false},
-		{"in use, began later", Worker{began: 11, warm: 12, used: true}, true},
-		{"has ended", Worker{began: 5, warm: 9, used: true, ended: true}, true},
-	} {
-		tracker := &Tracker{live: map[string]*Worker{"/w": &tc.w}}
-		orphan := process{pid: -1, parent: 1, start: 10}
-		if got := tracker.unclaimed(processes{-1: orphan}, orphan); got != tc.want {
-			t.Errorf("%s: got %v, want %v", tc.name, got, tc.want)
-		}
-	}
-}

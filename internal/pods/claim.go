@@ -2,11 +2,16 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
 )
 
 // Claim is what a worker agent says of itself, and where it connects from.
@@ -16,10 +21,58 @@ type Claim struct {
 	From  netip.Addr // the zero Addr is that of any pod
 }
 
-// Listed is closed when the pods that there were at the start are known. Until then, and
-// so for as long as the API server does not answer, Verify can only say what it does not
-// know.
-func (w *Watcher) Listed() <-chan struct{} { return w.listed }
+// ErrNotKnown is Verify's error for a claim that may be true while the watch is not Current.
+// Any other contradicts what is known.
+var ErrNotKnown = errors.New("not known")
+
+// unseen is ErrNotKnown in words of its own.
+type unseen struct{ error }
+
+func (unseen) Is(target error) bool { return target == ErrNotKnown }
+
+// Current returns a channel that is closed while the pods are known: from the first list on,
+// for as long as the API server answers the watch. A connection that the network drops in
+// silence is noticed by client-go's pings, after 45 s.
+func (w *Watcher) Current() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.current
+}
+
+// observed returns source, with a note of whether the API server answers. The reflector
+// reports errors, but not all, and no success.
+func (w *Watcher) observed(source *cache.ListWatch) *cache.ListWatch {
+	observed := *source
+	observed.ListWithContextFunc = func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		w.hear(func() { w.watching = false })
+		return source.ListWithContextFunc(ctx, options)
+	}
+	observed.WatchFuncWithContext = func(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error) {
+		w.hear(func() { w.watching = false }) // the one before has ended
+		open, err := source.WatchFuncWithContext(ctx, options)
+		if err == nil {
+			w.hear(func() { w.watching = true })
+		} else if options.SendInitialEvents == nil { // not every API server has these
+			w.complain(err)
+		}
+		return open, err
+	}
+	return &observed
+}
+
+// hear changes listed or watching, and with them what Current says.
+func (w *Watcher) hear(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.listed && w.watching
+	change()
+	switch now := w.listed && w.watching; {
+	case now && !before:
+		close(w.current)
+	case before && !now:
+		w.current = make(chan struct{})
+	}
+}
 
 // Verify says why there is no pod as claimed. It waits for one until ctx ends: what a pod
 // does can be known before the pod is, since kubelet publishes its address, and the API
@@ -45,8 +98,8 @@ func (w *Watcher) refute(claim Claim) error {
 	s, known := w.pods[claim.Name]
 	switch {
 	case !known || !s.gone.IsZero():
-		return fmt.Errorf("no pod of %s in namespace %s is called %q: an agent's --name must be its pod's metadata.name; --agent-check=none of the rendezvous lets in agents of no pod",
-			w.config.Selector, w.config.Namespace, claim.Name)
+		return unseen{fmt.Errorf("no pod of %s in namespace %s is called %q: an agent's --name must be its pod's metadata.name; --agent-check=none of the rendezvous lets in agents of no pod",
+			w.config.Selector, w.config.Namespace, claim.Name)}
 	case s.Phase == corev1.PodFailed || s.Phase == corev1.PodSucceeded:
 		return fmt.Errorf("pod %s has ended: %s", claim.Name, s.Phase)
 	case s.group != claim.Group:
@@ -54,7 +107,7 @@ func (w *Watcher) refute(claim Claim) error {
 	case !claim.From.IsValid() || slices.Contains(s.from, claim.From):
 		return nil
 	case len(s.from) == 0:
-		return fmt.Errorf("pod %s has no address yet, its agent connects from %s", claim.Name, claim.From)
+		return unseen{fmt.Errorf("pod %s has no address yet, its agent connects from %s", claim.Name, claim.From)}
 	default:
 		return fmt.Errorf("pod %s has the addresses %s, its agent connects from %s: where the network changes addresses (NAT, a service mesh) give the rendezvous --agent-check=name (rendezvous.agentCheck of the chart)", claim.Name, s.from, claim.From)
 	}

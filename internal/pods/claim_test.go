@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -38,7 +39,7 @@ func TestVerify(t *testing.T) {
 	s.set("ended", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
 	s.set("deleted", at("10.0.0.9"))
 	w := watch(t, s)
-	<-w.Listed()
+	<-w.Current()
 	s.set("deleted", nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -70,7 +71,7 @@ func TestVerify(t *testing.T) {
 func TestVerifyWaits(t *testing.T) {
 	s := newAPIServer(t)
 	w := watch(t, s)
-	<-w.Listed()
+	<-w.Current()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	verified := make(chan error, 1)
@@ -88,6 +89,72 @@ func TestVerifyWaits(t *testing.T) {
 	}
 }
 
+// The watch breaks, and what it has not seen may be there: a claim to that is not known, where
+// one that contradicts what it has seen is wrong. When the watch is back, all is known again.
+func TestVerifyStale(t *testing.T) {
+	s := newAPIServer(t)
+	s.setWith("a", at("10.0.0.1"), ofGroup("gpu"))
+	s.set("starting", at())
+	s.set("ended", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
+	s.set("deleted", at("10.0.0.9"))
+	w := watch(t, s)
+	<-w.Current()
+	s.set("deleted", nil)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	eventually(t, "the deletion", func() bool { return w.Verify(over, claim("deleted", "default", "")) != nil })
+	s.answer(http.StatusUnauthorized) // the token has expired
+	s.CloseClientConnections()
+	eventually(t, "the watch to be stale", func() bool { return !isClosed(w.Current()) })
+	s.set("new", at("10.0.0.2"))
+	for _, tc := range []struct {
+		claim    Claim
+		is, open bool // true; neither true nor wrong
+	}{
+		{claim("a", "gpu", "10.0.0.1"), true, false},
+		{claim("a", "gpu", "10.0.0.2"), false, false},
+		{claim("a", "default", "10.0.0.1"), false, false},
+		{claim("starting", "default", "10.0.0.3"), false, true},
+		{claim("starting", "gpu", "10.0.0.3"), false, false},
+		{claim("ended", "default", ""), false, false},
+		{claim("new", "default", "10.0.0.2"), false, true},
+		{claim("deleted", "default", "10.0.0.9"), false, true},
+		{claim("stranger", "default", "10.0.0.4"), false, true},
+	} {
+		err := w.Verify(over, tc.claim)
+		if (err == nil) != tc.is || errors.Is(err, ErrNotKnown) != tc.open {
+			t.Errorf("%+v: %v", tc.claim, err)
+		}
+	}
+	s.answer(0)
+	<-w.Current()
+	if err := w.Verify(t.Context(), claim("new", "default", "10.0.0.2")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A watch that the API server ends, as it does every few minutes, is one again at once.
+func TestCurrentAgain(t *testing.T) {
+	s := newAPIServer(t)
+	w := watch(t, s)
+	<-w.Current()
+	s.CloseClientConnections()
+	s.set("a", at("10.0.0.1"))
+	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
+		t.Error(err)
+	}
+	<-w.Current()
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // Without an answer of the API server nothing is known, and that is known.
 func TestNotListed(t *testing.T) {
 	s := newAPIServer(t)
@@ -95,13 +162,11 @@ func TestNotListed(t *testing.T) {
 	s.set("a", at("10.0.0.1"))
 	w := watch(t, s)
 	eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
-	select {
-	case <-w.Listed():
+	if isClosed(w.Current()) {
 		t.Error("the pods are known")
-	default:
 	}
 	s.answer(0)
-	<-w.Listed()
+	<-w.Current()
 	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
 		t.Error(err)
 	}

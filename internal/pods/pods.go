@@ -73,9 +73,11 @@ type Pod struct {
 type Watcher struct {
 	config Config
 	client rest.Interface
-	listed chan struct{} // closed when all pods that there were at the start are in pods
 
 	mu         sync.Mutex
+	listed     bool          // all pods that there were at the start are in pods
+	watching   bool          // the API server has answered the last request to watch
+	current    chan struct{} // closed while both are true
 	pods       map[string]state
 	changed    chan struct{} // closed, and made anew, when pods changes
 	complained time.Time
@@ -101,7 +103,7 @@ func New(config Config) (*Watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Watcher{config: config, client: client, listed: make(chan struct{}), pods: make(map[string]state), changed: make(chan struct{})}, nil
+	return &Watcher{config: config, client: client, current: make(chan struct{}), pods: make(map[string]state), changed: make(chan struct{})}, nil
 }
 
 // newScheme knows core/v1 alone: client-go's own scheme knows every kind there is,
@@ -130,7 +132,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	source := cache.NewFilteredListWatchFromClient(w.client, "pods", w.config.Namespace, func(options *metav1.ListOptions) {
 		options.LabelSelector = w.config.Selector.String()
 	})
-	informer := cache.NewSharedInformer(source, &corev1.Pod{}, 0)
+	informer := cache.NewSharedInformer(w.observed(source), &corev1.Pod{}, 0)
 	if err := informer.SetTransform(strip); err != nil {
 		return err
 	}
@@ -149,7 +151,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	listing.Go(func() {
 		select {
 		case <-handler.HasSyncedChecker().Done():
-			close(w.listed)
+			w.hear(func() { w.listed = true })
 		case <-ctx.Done():
 		}
 	})
@@ -257,7 +259,7 @@ func (w *Watcher) complain(err error) {
 	}
 	w.mu.Unlock()
 	if due {
-		w.config.Log.Warn("cannot watch the worker pods, R errors do not say why one is missing, and agents are not checked against them: allow get, list, watch of pods, or see whether the API server answers",
+		w.config.Log.Warn("cannot watch the worker pods, R errors do not say why one is missing, and agents of pods that are not known are let in by their certificates alone: allow get, list, watch of pods, or see whether the API server answers",
 			zap.String("namespace", w.config.Namespace), zap.Stringer("selector", w.config.Selector), zap.Error(err))
 	}
 }

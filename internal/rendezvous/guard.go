@@ -3,6 +3,8 @@ package rendezvous
 import (
 	"cmp"
 	"context"
+	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -34,19 +36,21 @@ const podNewsPatience = 2 * time.Second
 
 // worklist is what a guard needs of the watch of the worker pods.
 type worklist interface {
-	Listed() <-chan struct{}
+	Current() <-chan struct{}
 	Verify(context.Context, pods.Claim) error
 }
 
-// guard decides who may be an agent. It keeps those that it has let in before the worker
-// pods were known, and looks at them again when they are.
+// guard decides who may be an agent. While the API server does not answer, it lets in by
+// their certificates alone those of whose pods nothing is known, and looks at them again when
+// it does.
 type guard struct {
-	log      *zap.Logger
-	refusals *refusals
-	name     string   // in the certificates of agents
-	pods     worklist // nil: there is no watch
-	check    AgentCheck
-	began    time.Time
+	log       *zap.Logger
+	refusals  *refusals
+	name      string   // in the certificates of agents
+	pods      worklist // nil: there is no watch
+	check     AgentCheck
+	began     time.Time
+	postponed chan struct{} // has an element when unchecked has a new one
 
 	mu        sync.Mutex
 	unchecked map[*link.Conn]pods.Claim
@@ -55,7 +59,7 @@ type guard struct {
 func newGuard(config Config, watch worklist, r *refusals) *guard {
 	g := &guard{
 		log: config.Log, refusals: r, name: cmp.Or(config.WorkerName, mtls.WorkerName), check: config.AgentCheck,
-		began: time.Now(), unchecked: make(map[*link.Conn]pods.Claim),
+		began: time.Now(), postponed: make(chan struct{}, 1), unchecked: make(map[*link.Conn]pods.Claim),
 	}
 	if g.check != CheckNone {
 		g.pods = watch
@@ -78,33 +82,49 @@ func (g *guard) admit(ctx context.Context, conn *link.Conn, hello link.HelloMess
 	if g.check != CheckName {
 		claim.From = source(conn.RemoteAddr())
 	}
-	if !g.known(ctx) {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if g.postpone(conn, claim) {
+	for {
+		current := g.current(ctx)
+		err := g.verify(ctx, claim, current)
+		switch {
+		case !errors.Is(err, pods.ErrNotKnown):
+			return err
+		case g.postpone(conn, claim):
 			return nil
+		case current:
+			return err
 		}
+		// The API server has answered meanwhile.
 	}
-	return g.verify(ctx, claim)
 }
 
-// postpone has run look at conn's agent, unless the pods are known now: run may have looked
-// by then.
-func (g *guard) postpone(conn *link.Conn, claim pods.Claim) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// current reports whether the API server answers, and waits for that for a moment after the
+// start. One that does not answer must not keep all workers from all sessions, nor those that
+// it has not told of.
+func (g *guard) current(ctx context.Context) bool {
+	timer := time.NewTimer(time.Until(g.began.Add(podNewsPatience)))
+	defer timer.Stop()
 	select {
-	case <-g.pods.Listed():
-		return false
-	default:
-		g.unchecked[conn] = claim
+	case <-g.pods.Current():
 		return true
+	default:
 	}
+	select {
+	case <-g.pods.Current():
+		return true
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
-func (g *guard) verify(ctx context.Context, claim pods.Claim) error {
-	limited, cancel := context.WithTimeout(ctx, podNewsPatience)
+// verify says why the claim is wrong: a *refusal, or ctx has ended. It waits for news of the
+// pod if there can be any.
+func (g *guard) verify(ctx context.Context, claim pods.Claim, current bool) error {
+	var patience time.Duration
+	if current {
+		patience = podNewsPatience
+	}
+	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := g.pods.Verify(limited, claim); ctx.Err() != nil {
 		return ctx.Err()
@@ -114,24 +134,26 @@ func (g *guard) verify(ctx context.Context, claim pods.Claim) error {
 	return nil
 }
 
-// known waits until the worker pods are, for a moment after the start. An API server that
-// does not answer must not keep all workers from all sessions: after that moment their
-// certificates alone count, until it does.
-func (g *guard) known(ctx context.Context) bool {
-	timer := time.NewTimer(time.Until(g.began.Add(podNewsPatience)))
-	defer timer.Stop()
+// postpone has run look at conn's agent when the API server answers, unless it does now: run
+// may have looked by then.
+func (g *guard) postpone(conn *link.Conn, claim pods.Claim) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	select {
-	case <-g.pods.Listed():
-		return true
+	case <-g.pods.Current():
+		return false
 	default:
 	}
+	g.unchecked[conn] = claim
+	g.wake()
+	return true
+}
+
+func (g *guard) wake() {
 	select {
-	case <-g.pods.Listed():
-		return true
-	case <-timer.C:
-	case <-ctx.Done():
+	case g.postponed <- struct{}{}:
+	default:
 	}
-	return false
 }
 
 // forget is called when conn has ended.
@@ -141,34 +163,53 @@ func (g *guard) forget(conn *link.Conn) {
 	delete(g.unchecked, conn)
 }
 
-// run looks at those that came before the worker pods were known, when they are, and closes
-// the connections of those that are in none.
+// run looks, after each time without an answer of the API server, at those that came then.
 func (g *guard) run(ctx context.Context) error {
 	if g.pods == nil {
 		return nil
 	}
-	if !g.known(ctx) && ctx.Err() == nil {
-		g.log.Warn("the worker pods are not known yet, agents are let in by their certificates alone until they are: see why they cannot be watched")
+	for {
+		if !g.current(ctx) && ctx.Err() == nil {
+			g.log.Warn("the worker pods are not all known, agents of those that are not are let in by their certificates alone until the API server answers: see why they cannot be watched")
+		}
+		select {
+		case <-g.pods.Current():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		g.recheck(ctx)
+		select {
+		case <-g.postponed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	select {
-	case <-g.pods.Listed():
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+}
+
+// recheck closes the connections of those that are in no pod.
+func (g *guard) recheck(ctx context.Context) {
+	g.mu.Lock()
+	claims := maps.Clone(g.unchecked)
+	g.mu.Unlock()
 	var checks sync.WaitGroup
 	defer checks.Wait()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for conn, claim := range g.unchecked {
+	for conn, claim := range claims {
 		checks.Go(func() {
-			if err := g.verify(ctx, claim); err != nil && ctx.Err() == nil {
+			err := g.verify(ctx, claim, true)
+			if ctx.Err() != nil {
+				return
+			}
+			if errors.Is(err, pods.ErrNotKnown) && !g.current(ctx) {
+				g.wake() // the API server has failed again: conn stays among them
+				return
+			}
+			g.forget(conn)
+			if err != nil {
 				g.refusals.note(conn.RemoteAddr(), refusedPod, err)
 				conn.Close()
 			}
 		})
 	}
-	clear(g.unchecked)
-	return nil
 }
 
 // source is the address that a connection comes from, the zero Addr for one that has none.

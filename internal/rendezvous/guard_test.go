@@ -175,7 +175,7 @@ func TestAgentsOfPods(t *testing.T) {
 				return w, err
 			}
 			client, _ := serve(t, config)
-			receive(t, receive(t, watchers, "the watch").Listed(), "the pods")
+			receive(t, receive(t, watchers, "the watch").Current(), "the pods")
 			s := &system{listener: config.Agents}
 			s.join(t, nil, "pod-a").Close()
 			conn, err := link.Dial(context.Background(), relayed(t, tc.host, config.Agents), nil, link.Timing{})
@@ -236,45 +236,130 @@ func relayed(t *testing.T, host string, listener net.Listener) string {
 	return relay.Addr().String()
 }
 
-// watched is a watch of the test's.
+// watched is a watch of the test's, which does not answer at first.
 type watched struct {
-	listed chan struct{}
-	verify func(context.Context, pods.Claim) error
+	mu      sync.Mutex
+	current chan struct{}
+	pods    map[string]string // their groups, by name; all are at 127.0.0.1
 }
 
-func (w watched) Listed() <-chan struct{}                            { return w.listed }
-func (w watched) Verify(ctx context.Context, claim pods.Claim) error { return w.verify(ctx, claim) }
+func newWatched(pods ...string) *watched {
+	w := &watched{current: make(chan struct{}), pods: make(map[string]string)}
+	for _, pod := range pods {
+		w.pods[pod] = "default"
+	}
+	return w
+}
+
+func (w *watched) Current() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.current
+}
+
+// answer has the watch see these pods, too.
+func (w *watched) answer(pods ...string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, pod := range pods {
+		w.pods[pod] = "default"
+	}
+	close(w.current)
+}
+
+// fail has it answer no more.
+func (w *watched) fail() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.current = make(chan struct{})
+}
+
+func (w *watched) Verify(_ context.Context, claim pods.Claim) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	group, known := w.pods[claim.Name]
+	switch {
+	case !known:
+		return fmt.Errorf("%w: no such pod", pods.ErrNotKnown)
+	case group != claim.Group || claim.From != netip.MustParseAddr("127.0.0.1"):
+		return errors.New("another pod")
+	}
+	return nil
+}
+
+const noSuchPod = "not known: no such pod"
+
+// unchecked are the warnings that agents are let in without a look at their pods.
+func (s *system) unchecked() int {
+	return s.logs.FilterLevelExact(zapcore.WarnLevel).FilterMessageSnippet("by their certificates alone").Len()
+}
 
 // While the API server does not answer the certificate alone counts. When it does, those
 // that are in no pod have to leave, and the others notice nothing.
 func TestPodsAreNotKnownYet(t *testing.T) {
 	t.Parallel()
-	watch := watched{make(chan struct{}), func(_ context.Context, claim pods.Claim) error {
-		if claim.Name == "stranger" || claim.From != netip.MustParseAddr("127.0.0.1") {
-			return errors.New("no such pod")
-		}
-		return nil
-	}}
+	watch := newWatched()
 	s := startWith(t, Config{}, watch, nil, anywhere)
 	s.join(t, nil, "gone").Close()
 	honest, stranger := s.join(t, nil, "pod-a"), s.join(t, nil, "stranger")
 	s.eventually(t, "one to have left", func() bool { return len(s.pool.Workers()) == 2 })
-	close(watch.listed)
+	s.eventually(t, "the warning", func() bool { return s.unchecked() == 1 })
+	watch.answer("pod-a")
 	if _, err := stranger.Next(); err == nil {
 		t.Error("the stranger goes on")
 	}
 	s.eventually(t, "the stranger to be counted", func() bool { return s.refused(t, refusedPod) == 1 })
 	s.eventually(t, "it to be gone", func() bool { return len(s.pool.Workers()) == 1 })
-	if s.pool.Workers()[0].Agent != "pod-a" || s.warnings() != 1 {
-		t.Errorf("%+v, %d lines", s.pool.Workers(), s.warnings())
+	if s.pool.Workers()[0].Agent != "pod-a" || s.warnings() != 1 || s.unchecked() != 1 {
+		t.Errorf("%+v, %d lines, %d of the outage", s.pool.Workers(), s.warnings(), s.unchecked())
 	}
-	if why := s.knock(t, nil, agentHello("stranger")); why != "no such pod" {
+	if why := s.knock(t, nil, agentHello("stranger")); why != noSuchPod {
 		t.Errorf("%q", why)
 	}
 	if err := honest.Send(link.State, link.StateMessage{State: link.Warm}); err != nil {
 		t.Fatal(err)
 	}
 	s.eventually(t, "the honest one's worker", func() bool { return s.count(pool.Warm) == 1 })
+}
+
+// The same for an outage later on: of pods that are not known then. Who contradicts what is
+// known is refused as ever.
+func TestPodsAreNotKnownAnyMore(t *testing.T) {
+	t.Parallel()
+	watch := newWatched("pod-b")
+	s := startWith(t, Config{}, watch, nil, anywhere)
+	watch.answer()
+	s.join(t, nil, "pod-b").Close()
+	if why := s.knock(t, nil, agentHello("pod-a")); why != noSuchPod {
+		t.Fatalf("before the outage: %q", why)
+	}
+	watch.fail()
+	contradicts := agentHello("pod-b")
+	contradicts.Group = "gpu"
+	if why := s.knock(t, nil, contradicts); why != "another pod" {
+		t.Errorf("of another group: %q", why)
+	}
+	s.join(t, nil, "pod-b").Close()
+	honest := s.join(t, nil, "pod-a")
+	stranger := s.join(t, nil, "stranger")
+	s.eventually(t, "pod-b to have left", func() bool { return len(s.pool.Workers()) == 2 })
+	s.eventually(t, "the warning", func() bool { return s.unchecked() == 1 })
+	watch.answer("pod-a")
+	if _, err := stranger.Next(); err == nil {
+		t.Error("the stranger goes on")
+	}
+	s.eventually(t, "the stranger to be gone", func() bool { return len(s.pool.Workers()) == 1 })
+	if s.pool.Workers()[0].Agent != "pod-a" || s.refused(t, refusedPod) != 3 {
+		t.Errorf("%+v, %g refusals", s.pool.Workers(), s.refused(t, refusedPod))
+	}
+	if err := honest.Send(link.State, link.StateMessage{State: link.Warm}); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(t, "the honest one's worker", func() bool { return s.count(pool.Warm) == 1 })
+	// The next outage has a warning of its own.
+	watch.fail()
+	s.join(t, nil, "another")
+	s.eventually(t, "the next warning", func() bool { return s.unchecked() == 2 })
 }
 
 // What is remembered of those who are refused is bounded, and a session that misses the pod

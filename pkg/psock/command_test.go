@@ -50,8 +50,27 @@ func printedArgv(t *testing.T, rscript, rArgs string) []string {
 	return args
 }
 
+// oneExpression makes one expression of all that follow -e, see [Command.Args].
+func oneExpression(argv []string) (args []string) {
+	at := 0
+	for i := 0; i < len(argv); i++ {
+		switch {
+		case argv[i] != "-e":
+			args = append(args, argv[i])
+		case at == 0:
+			i++
+			args = append(args, "-e", argv[i])
+			at = len(args) - 1
+		default:
+			i++
+			args[at] += "; " + argv[i]
+		}
+	}
+	return args
+}
+
 // plainDecimals rewrites the two durations as plain decimals: R prints 100000
-// as 1e+05. It is the only thing normalised, see [Command.Args].
+// as 1e+05, see [Command.Args].
 func plainDecimals(t *testing.T, argv []string) []string {
 	t.Helper()
 	for i, arg := range argv {
@@ -97,7 +116,7 @@ func TestCommandIsWhatParallellyPrints(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.cmd.Rscript, tc.cmd.Port = rscript, 11562
-			want := plainDecimals(t, printedArgv(t, rscript, tc.rArgs))
+			want := oneExpression(plainDecimals(t, printedArgv(t, rscript, tc.rArgs)))
 			if diff := cmp.Diff(want, tc.cmd.Args()); diff != "" {
 				t.Errorf("argv differs from parallelly's (-parallelly +ours):\n%s", diff)
 			}
@@ -108,7 +127,7 @@ func TestCommandIsWhatParallellyPrints(t *testing.T) {
 func TestCommandDefaults(t *testing.T) {
 	want := []string{
 		"Rscript", "--default-packages=datasets,utils,grDevices,graphics,stats,methods",
-		"-e", `options(socketOptions = "no-delay")`, "-e", workLoop,
+		"-e", `options(socketOptions = "no-delay"); ` + workLoop,
 		"MASTER=localhost", "PORT=7", "OUT=", "TIMEOUT=2592000", "XDR=FALSE", "SETUPTIMEOUT=120", "SETUPSTRATEGY=sequential",
 	}
 	if diff := cmp.Diff(want, Command{Port: 7}.Args()); diff != "" {
@@ -116,12 +135,15 @@ func TestCommandDefaults(t *testing.T) {
 	}
 	argv := Command{Preload: []string{"future", "data.table"}, Startup: []string{"1"}}.Args()
 	if diff := cmp.Diff([]string{
-		"-e", "invisible({1})",
-		"-e", `invisible(suppressWarnings(suppressMessages({lapply(c("future", "data.table"), requireNamespace, quietly = TRUE); ` +
-			`if (isNamespaceLoaded("parallelly")) tryCatch(parallelly::availableCores(), error = function(e) NULL)})))`,
-		"-e", workLoop,
-	}, argv[4:10]); diff != "" {
+		"-e", `options(socketOptions = "no-delay"); invisible({1}); ` +
+			`invisible(suppressWarnings(suppressMessages({lapply(c("future", "data.table"), requireNamespace, quietly = TRUE); ` +
+			`if (isNamespaceLoaded("parallelly")) tryCatch(parallelly::availableCores(), error = function(e) NULL)}))); ` + workLoop,
+	}, argv[2:4]); diff != "" {
 		t.Error(diff)
+	}
+	long := "c(" + strings.Repeat("1, ", 2000) + "1)"
+	if argv := (Command{Startup: []string{long}}).Args(); argv[5] != "invisible({"+long+"})" || argv[7] != workLoop {
+		t.Errorf("expressions that are too long for one: got %q", argv)
 	}
 	huge := Command{Timeout: 1 << 62}.Args()
 	if got := huge[len(huge)-4]; got != "TIMEOUT=2147483647" {
