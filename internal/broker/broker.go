@@ -96,9 +96,9 @@ type Broker struct {
 	latest      map[place]*cluster // the one that began last
 	nextID      int
 	said        map[*announced]bool
-	saidChanged chan struct{}     // closed when said changes, and then replaced
-	blind       error             // why sessions are not seen at present
-	bereft      map[place]*bereft // of clusters that have no nodes
+	saidChanged chan struct{}         // closed when said changes, and then replaced
+	blind       error                 // why sessions are not seen at present
+	endedNodes  map[place]*endedNodes // of clusters that have no nodes
 }
 
 // New makes a Broker.
@@ -106,7 +106,7 @@ func New(config Config) *Broker {
 	b := &Broker{
 		config: config, served: make(map[uint32]bool),
 		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster),
-		said: make(map[*announced]bool), saidChanged: make(chan struct{}), bereft: make(map[place]*bereft),
+		said: make(map[*announced]bool), saidChanged: make(chan struct{}), endedNodes: make(map[place]*endedNodes),
 	}
 	for _, uid := range config.UIDs {
 		b.served[uid] = true

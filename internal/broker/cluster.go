@@ -39,14 +39,14 @@ type cluster struct {
 	shared bool
 	// answers are what its nodes were told by workers and need not be told again: of a
 	// cluster whose nodes take turns; nil for any other.
-	answers *relay.Answers
-	since   time.Time
-	nodes   map[*node]bool
-	bereft  *bereft       // of nodes that have ended
-	most    int           // nodes it had at once
-	ready   chan struct{} // closed when a call has been sent: all nodes are connected
-	calls   int64
-	busy    time.Duration
+	answers    *relay.Answers
+	since      time.Time
+	nodes      map[*node]bool
+	endedNodes *endedNodes   // of nodes that have ended
+	most       int           // nodes it had at once
+	ready      chan struct{} // closed when a call has been sent: all nodes are connected
+	calls      int64
+	busy       time.Duration
 	// refusal is the answer that a node got in the place of a worker; the nodes
 	// that follow get it at once.
 	refusal   string
@@ -118,7 +118,7 @@ func (b *Broker) clusterOf(d *demand, o owner) *cluster {
 	b.nextID++
 	c := &cluster{
 		place: where, id: b.nextID, lease: o.lease, shared: o.shared,
-		since: d.seen, nodes: make(map[*node]bool), bereft: b.recall(where), ready: make(chan struct{}),
+		since: d.seen, nodes: make(map[*node]bool), endedNodes: b.recall(where), ready: make(chan struct{}),
 	}
 	if o.lease != nil {
 		c.tenant = o.lease.Tenant
@@ -154,7 +154,7 @@ func (b *Broker) leave(n *node) {
 		a := n.session.Activity()
 		c.calls += a.Calls
 		c.busy += a.BusyTime
-		n.bury()
+		n.noteEnd()
 	}
 	delete(c.nodes, n)
 	if len(c.nodes) > 0 {

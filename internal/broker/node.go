@@ -27,7 +27,7 @@ type node struct {
 	peer      uint16 // the rendezvous' port of the connection, see Nodes
 	refused   bool
 	again     bool // it came to a cluster that was complete
-	buried    bool // its end is noted, see bury
+	endNoted  bool // its end is noted, see noteEnd
 	since     time.Time
 }
 
@@ -255,7 +255,7 @@ func (n *node) run(ctx context.Context, log *zap.Logger, opening []byte) error {
 	recovery := relay.Recovery{
 		Acquire: n.another, Attempts: b.config.MaxAttempts, Budget: b.config.Journal, Scarce: n.scarce,
 		Shared: n.cluster.shared, Together: n.cluster.lease != nil && n.cluster.shared, Answers: n.cluster.answers,
-		Missed: b.inherit(n),
+		Missed: b.missedBy(n),
 	}
 	if recovery.Missed != "" { // it gets a worker for what R asks before it is told
 		n.drop()

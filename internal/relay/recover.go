@@ -168,7 +168,7 @@ func (s *Session) recoverable() *lostError {
 		return &lostError{Answered, text}
 	case s.missed != "" && !s.asks():
 		return &lostError{StateLost, explainMissed(s.missed)}
-	case h.mourns():
+	case h.owesLoss():
 		return &lostError{StateLost, explainState(text)}
 	case !s.vacancy.taken && !s.renewable():
 		return &lostError{NoReset, text}

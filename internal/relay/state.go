@@ -102,10 +102,10 @@ func (h *history) renew() {
 	h.before, h.start, h.last = h.sum, 0, 0
 }
 
-// mourns reports whether what follows may depend on state that is lost, of which R is to be told
+// owesLoss reports whether what follows may depend on state that is lost, of which R is to be told
 // now. A node that no future has run on yet is of parallel's functions, which go on without what
 // is lost: there every call fails, see recoverable. Called with Session.sending and Session.mu held.
-func (h *history) mourns() bool { return h.missing && h.reset }
+func (h *history) owesLoss() bool { return h.missing && h.reset }
 
 // Leaves says why what calls that are no futures have set on the node is lost if its connection has
 // ended, for Recovery.Missed of the node that replaces it; "" if nothing is. stopped: R has said that
