@@ -150,9 +150,15 @@ func (p *process) signal(s syscall.Signal) {
 // wait returns the exit code.
 func (p *process) wait() int {
 	p.t.Helper()
+	return p.waitFor(0)
+}
+
+// waitFor is wait for a process that is to end after lasts.
+func (p *process) waitFor(lasts time.Duration) int {
+	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(patience):
+	case <-time.After(lasts + patience):
 		p.t.Fatalf("%s does not end:\n%s", p.cmd.Path, p.text())
 	}
 	return p.cmd.ProcessState.ExitCode()

@@ -298,7 +298,7 @@ stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
 // rests between them: every value is there and right.
 func TestChaos(t *testing.T) {
 	t.Parallel()
-	lasts := soak(t, time.Minute)
+	lasts := soak(t, 30*time.Second)
 	// One task in some hundred thousand would die three times.
 	r := startRendezvous(t, "--max-attempts", "20")
 	r.startAgent("pod-a", 3)

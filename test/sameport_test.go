@@ -94,6 +94,7 @@ cat("clusters:", n, "\n")
 func TestSamePortAtRandom(t *testing.T) {
 	t.Parallel()
 	end := time.Now().Add(soak(t, 15*time.Second))
+	hangs := time.After(time.Until(end) + patience)
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 6)
 	r.awaitWarm(6)
@@ -102,10 +103,13 @@ func TestSamePortAtRandom(t *testing.T) {
 	}
 	ended, made := 0, 0
 	check := func(s *session) {
+		if code := s.wait(); code != 0 {
+			t.Errorf("R exited with %d", code)
+		}
 		_, text, _ := strings.Cut(s.text(), "clusters: ")
 		n := 0
-		if _, err := fmt.Sscan(text, &n); s.wait() != 0 || err != nil {
-			t.Errorf("R exited with %d and says %q", s.wait(), s.text())
+		if _, err := fmt.Sscan(text, &n); err != nil {
+			t.Errorf("R says %q", s.text())
 		}
 		ended, made = ended+1, made+n
 	}
@@ -114,13 +118,14 @@ func TestSamePortAtRandom(t *testing.T) {
 		case <-one.done:
 		case <-other.done:
 			one, other = other, one
+		case <-hangs:
+			t.Fatalf("the sessions do not end; one says %q, the other %q", one.text(), other.text())
 		}
 		check(one)
 		if time.Now().Before(end) && !t.Failed() {
 			one = start()
 			continue
 		}
-		<-other.done
 		check(other)
 		one = nil
 	}

@@ -65,16 +65,21 @@ func TestStoppedAtAnyMoment(t *testing.T) {
 	r := startRendezvous(t)
 	r.startAgent("pod-a", 2*sessions)
 	seen := map[int]int{} // how many nodes a session had when it was stopped
+	gate := filepath.Join(t.TempDir(), "gate")
 	for end, once := time.Now().Add(lasts), true; once || time.Now().Before(end) && !t.Failed(); once = false {
 		r.awaitWarm(2 * sessions)
 		started := make([]*session, sessions)
+		if err := os.RemoveAll(gate); err != nil {
+			t.Fatal(err)
+		}
 		for i := range started {
 			port := r.first + i
 			s := r.startR(`library(future); cat("planning\n"); plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
-cat("sum", sum(unlist(value(lapply(1:4, function(i) future(i))))), "\n")`, fmt.Sprintf("R_PARALLELLY_RANDOM_PORTS=%d:%d", port, port))
+cat("sum", sum(unlist(value(lapply(1:4, function(i) future(i))))), "\n")
+while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)`, "GATE="+gate, fmt.Sprintf("R_PARALLELLY_RANDOM_PORTS=%d:%d", port, port))
 			started[i] = s
 			s.awaitText("planning\n")
-			time.Sleep(rand.N(300 * time.Millisecond)) // the random moment
+			time.Sleep(rand.N(600 * time.Millisecond)) // the random moment
 			s.signal(syscall.SIGSTOP)
 			state, err := r.state()
 			if err != nil {
@@ -90,11 +95,18 @@ cat("sum", sum(unlist(value(lapply(1:4, function(i) future(i))))), "\n")`, fmt.S
 			time.AfterFunc(stopped, func() { s.signal(syscall.SIGCONT) })
 		}
 		for _, s := range started {
+			s.awaitText("sum")
+		}
+		open(t, gate)
+		for _, s := range started {
 			if code := s.wait(); code != 0 || !strings.Contains(s.text(), "sum 10") {
 				t.Errorf("R exited with %d and says %q", code, s.text())
 			}
 		}
 	}
 	r.await("their end", func(s api.State) bool { return count(s, pool.Warm) == 2*sessions && len(s.Clusters) == 0 })
+	if lasts > 0 && (seen[0] == 0 || seen[1]+seen[2] == 0) {
+		t.Errorf("sessions were stopped with as many nodes: %v, want some before and some in their plan", seen)
+	}
 	t.Log("sessions stopped, by the nodes that they had: ", fmt.Sprint(seen))
 }

@@ -93,6 +93,10 @@ cat("computed undisturbed\n")
 func TestTenThousandIdleConnections(t *testing.T) {
 	t.Parallel()
 	const idle, most = 10_000, 512
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur < idle+2000 {
+		t.Fatalf("the test needs %d open files and may have %d (%v): raise the limit (ulimit -Hn)", idle+2000, files.Cur, err)
+	}
 	r := startRendezvous(t)
 	agent := r.startAgent("pod-a", 2)
 	agentAdmin := agent.field("worker agent is up", "admin")
