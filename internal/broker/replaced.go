@@ -62,9 +62,10 @@ func (b *Broker) missedBy(n *node) (lost string) {
 		case other.client.HungUp():
 			other.noteEnd()
 		default:
-			// A process that R has started may have the connection of a node open that R has closed.
-			if live, _ := other.session.Leaves(); live != "" {
-				lost = live
+			// R ends a worker, as cancel() does, before it closes the connection, which a process that it
+			// has started may hold open. A node whose worker lives is taken for one that R still has.
+			if already := other.session.StateLost(); already != "" {
+				lost = already
 			}
 		}
 	}

@@ -16,6 +16,7 @@ type view struct {
 	worker        string
 	shares, keeps bool
 	lost, stopped bool
+	already       bool // what it has set is lost, and R has not been told
 	busy          bool
 	reruns        int64
 	opaque        bool
@@ -31,6 +32,7 @@ var calls = map[string]func(*relay.Session, *view){
 		lost, stopped := s.Leaves()
 		v.lost, v.stopped = lost != "", stopped
 	},
+	"StateLost": func(s *relay.Session, v *view) { v.already = s.StateLost() != "" },
 	"Activity": func(s *relay.Session, v *view) {
 		a := s.Activity()
 		v.busy, v.reruns, v.opaque, v.unread = a.Busy, a.Reruns, a.Opaque, a.Unread
@@ -55,6 +57,8 @@ func (v view) part(method string) (p view) {
 		p.keeps = v.keeps
 	case "Leaves":
 		p.lost, p.stopped = v.lost, v.stopped
+	case "StateLost":
+		p.already = v.already
 	case "Activity":
 		p.busy, p.reruns, p.opaque, p.unread = v.busy, v.reruns, v.opaque, v.unread
 	}

@@ -123,11 +123,26 @@ func (s *Session) Leaves() (lost string, stopped bool) {
 	case !h.own && !h.missing && !h.prepared && !s.activity.Opaque && !(h.reset && !h.done && h.strange):
 		return "", false
 	case s.current != nil:
-		return fmt.Sprintf("worker %s was lost before this call: %s", s.current.worker.Name(), leftBy), false
+		return lostBefore(s.current.worker.Name(), leftBy), false
 	case s.vacancy.worker != "":
-		return fmt.Sprintf("worker %s was lost before this call: %s", s.vacancy.worker, s.vacancy.cause), false
+		return lostBefore(s.vacancy.worker, s.vacancy.cause), false
 	}
 	return leftBy, false
+}
+
+// StateLost returns why the state of this node is lost although its connection is open: its worker is, and
+// R has not been told. "" if it is not.
+func (s *Session) StateLost() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || !s.history.missing {
+		return ""
+	}
+	return lostBefore(s.vacancy.worker, s.vacancy.cause)
+}
+
+func lostBefore(worker, cause string) string {
+	return fmt.Sprintf("worker %s was lost before this call: %s", worker, cause)
 }
 
 // lends reports whether the session has a worker for a question alone: R has not been told yet what

@@ -324,7 +324,7 @@ var stateStates = map[string]sessionState{
 		enter:  pinned,
 		before: view{worker: "worker-a/0", keeps: true, lost: true},
 		leave:  func(t *testing.T, s *session) { s.ends(t, "killed") },
-		after:  view{lost: true}, once: anyhow,
+		after:  view{lost: true, already: true}, once: anyhow,
 	},
 	"has lost what it has set": {
 		enter: func(t *testing.T) *session {
@@ -332,7 +332,7 @@ var stateStates = map[string]sessionState{
 			s.ends(t, "killed")
 			return s
 		},
-		before: view{lost: true},
+		before: view{lost: true, already: true},
 		leave: func(t *testing.T, s *session) {
 			s.write(t, reset())
 			s.readError(t, "worker worker-a/0 was lost before this call: killed"+stateLost)
