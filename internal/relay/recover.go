@@ -68,8 +68,7 @@ func (s *Session) detach(a *attempt) {
 	s.mu.Lock()
 	unasked := s.midway || s.activity.Opaque
 	within := s.history.reset && !s.history.done && (s.runsOnce() || s.history.own)
-	lent := s.lends()
-	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (lent || a.draining && !within || a.offered && a.worker.Yield())
+	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining && !within || a.offered && a.worker.Yield())
 	if unasked { // the worker sends what nobody has asked for: it is none to pass on
 		a.keep()
 	}
@@ -77,9 +76,7 @@ func (s *Session) detach(a *attempt) {
 		s.current = nil
 		s.history.lose()
 		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
-		if lent {
-			s.vacancy = loss{taken: true}
-		} else if !a.draining {
+		if !a.draining {
 			s.vacancy.cause, s.vacancy.taken = "it was idle, and another session needed it", true
 		}
 	}

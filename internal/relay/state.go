@@ -145,10 +145,20 @@ func lostBefore(worker, cause string) string {
 	return fmt.Sprintf("worker %s was lost before this call: %s", worker, cause)
 }
 
-// lends reports whether the session has a worker for a question alone: R has not been told yet what
-// it misses, and the next call may depend on that. Called with Session.mu held.
-func (s *Session) lends() bool {
-	return s.missed != "" && s.current != nil && s.calls == 0 && !s.partial && !s.midway && !s.activity.Opaque
+// withdraw ends the worker that a node has for questions which replaces another, if more than a question is
+// under way now: R has not been told yet what it misses, and the answer may depend on that. It reports
+// whether it has. Called with sending held.
+func (s *Session) withdraw(a *attempt) bool {
+	s.mu.Lock()
+	withdrawn := s.missed != "" && s.current == a && !s.asks()
+	if withdrawn {
+		s.current, s.vacancy = nil, loss{taken: true}
+	}
+	s.mu.Unlock()
+	if withdrawn {
+		a.worker.End()
+	}
+	return withdrawn
 }
 
 // explainMissed says to a node that replaces another what is lost. The session's own cluster object has

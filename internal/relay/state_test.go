@@ -259,9 +259,9 @@ func TestStateMissed(t *testing.T) {
 				t.Errorf("it leaves %q, %v", lost, stopped)
 			}
 			s.asks(t, told(facts.Validation), valid())
-			receive(t, first.ended, "the worker to go")
 			s.write(t, last)
 			s.readError(t, "worker z was lost"+stateMissed)
+			receive(t, first.ended, "the worker to go")
 			if lost, stopped := s.Leaves(); lost != "" || stopped {
 				t.Errorf("it leaves %q, %v", lost, stopped)
 			}
@@ -303,4 +303,44 @@ func TestLeaves(t *testing.T) {
 	if lost, _ := s.Leaves(); lost != want {
 		t.Errorf("it leaves %q, want %q", lost, want)
 	}
+}
+
+// A question that R has left, as after an interrupt, and the call behind it: neither is answered by the
+// worker that the node has for the question, which has nothing of what is missed.
+func TestStateMissedBehindQuestion(t *testing.T) {
+	load := told(facts.Load)
+	for name, behind := range map[string][]byte{"a call": options(), "a question": introduction(), "a future": reset()} {
+		t.Run(name, func(t *testing.T) {
+			s := clone(t)
+			s.write(t, load)
+			s.takes(t, "first")
+			s.worker.await(t, len(load))
+			s.write(t, behind)
+			receive(t, s.worker.ended, "the worker to go")
+			s.Data(value("TRUE"))
+			for range 2 {
+				s.readError(t, "worker z was lost"+stateMissed)
+			}
+			if got := s.worker.await(t, len(load)); !bytes.Equal(got, load) {
+				t.Errorf("the worker was sent %q", got)
+			}
+			s.worker.sink.Ended("its session ended", nil)
+			if got := s.gets(t, "other", reset(), len(reset())); !bytes.Equal(got, reset()) {
+				t.Errorf("the other worker was sent %q", got)
+			}
+		})
+	}
+}
+
+// Further questions are asked of the same worker.
+func TestStateMissedQuestions(t *testing.T) {
+	s := clone(t)
+	sent := s.first(t, introduction(), value("me"))
+	s.asks(t, told(facts.Validation), valid())
+	sent = s.makes(t, sent, introduction(), value("me"))
+	s.makes(t, sent, told(facts.Load), value("TRUE"))
+	s.write(t, options()[:10])
+	receive(t, s.worker.ended, "the worker to go")
+	s.write(t, options()[10:])
+	s.readError(t, "worker z was lost"+stateMissed)
 }

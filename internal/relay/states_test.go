@@ -359,6 +359,26 @@ var stateStates = map[string]sessionState{
 		},
 		during: []view{{busy: true}}, after: view{shares: true}, once: anyhow,
 	},
+	"replaces one, and R has left a question": {
+		enter:  asking,
+		before: view{worker: "first", shares: true, busy: true, lost: true},
+		leave: func(t *testing.T, s *session) {
+			s.write(t, options())
+			s.readError(t, "worker z was lost"+stateMissed)
+			s.readError(t, "worker z was lost"+stateMissed)
+			receive(t, s.worker.ended, "the worker to go")
+		},
+		during: []view{{busy: true}, {keeps: true}}, after: view{shares: true}, once: anyhow,
+	},
+}
+
+// asking is such a session with a question under way, which R has left.
+func asking(t *testing.T) *session {
+	s := clone(t)
+	s.write(t, told(facts.Load))
+	s.takes(t, "first")
+	s.worker.await(t, len(told(facts.Load)))
+	return s
 }
 
 var endStates = map[string]sessionState{
