@@ -341,15 +341,16 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	}
 	s.observer.Lost(lost.reason, lost.text)
 	if broken || s.tagged || s.partial {
+		if lost.reason == StateLost { // R is told by the end of the connection
+			s.toldLoss()
+		}
 		return 0, false
 	}
 	s.conditions, s.deaths, s.denied, s.vacancy.inCall = 0, nil, nil, false
 	switch h := s.history; {
 	case h.ask != nil: // a question: nothing is missed of it
 	case lost.reason == StateLost:
-		h.renew()
-		s.missed = ""
-		s.vacancy.taken = true // nothing is missed of it any more
+		s.toldLoss()
 	case h.reset:
 		h.since.spoilt = true
 	case s.calls > 1 || lost.reason != NoWorker: // else no worker has had it

@@ -102,6 +102,13 @@ func (h *history) renew() {
 	h.before, h.start, h.last = h.sum, 0, 0
 }
 
+// toldLoss notes that R has been told that state is lost: nothing is missed any more. Called with
+// Session.sending and Session.mu held.
+func (s *Session) toldLoss() {
+	s.history.renew()
+	s.missed, s.vacancy.taken = "", true
+}
+
 // owesLoss reports whether what follows may depend on state that is lost, of which R is to be told
 // now. A node that no future has run on yet is of parallel's functions, which go on without what
 // is lost: there every call fails, see recoverable. Called with Session.sending and Session.mu held.

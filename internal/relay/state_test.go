@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
@@ -343,4 +344,39 @@ func TestStateMissedQuestions(t *testing.T) {
 	receive(t, s.worker.ended, "the worker to go")
 	s.write(t, options()[10:])
 	s.readError(t, "worker z was lost"+stateMissed)
+}
+
+// tagged is a call with a tag, as clusterApplyLB() makes it.
+func tagged() []byte {
+	b := call("EXEC", nil)
+	b = b[:len(b)-8]
+	for _, word := range []uint32{19, 4, 254, 254, 254, 13, 1, 7} { // list(fun, args, return, tag): three NULL, an integer
+		b = binary.LittleEndian.AppendUint32(b, word)
+	}
+	return b
+}
+
+// R is told once where no answer can tell it, too: then its call fails with the connection. The node
+// that replaces this one has nothing more to tell.
+func TestStateLostWithConnection(t *testing.T) {
+	for name, enter := range map[string]func(t *testing.T) *session{
+		"lost": func(t *testing.T) *session {
+			s := pinned(t)
+			s.ends(t, "killed")
+			return s
+		},
+		"missed": clone,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := enter(t)
+			s.write(t, tagged())
+			s.readEnd(t)
+			if n := s.lost(t, relay.StateLost); n != 1 {
+				t.Errorf("%v calls are counted as lost with state", n)
+			}
+			if lost, _ := s.Leaves(); lost != "" {
+				t.Errorf("it leaves %q", lost)
+			}
+		})
+	}
 }
