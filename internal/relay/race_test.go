@@ -28,8 +28,8 @@ var calls = map[string]func(*relay.Session, *view){
 	"Worker": func(s *relay.Session, v *view) { v.worker = s.Worker() },
 	"Shares": func(s *relay.Session, v *view) { v.shares = s.Shares() },
 	"Keeps":  func(s *relay.Session, v *view) { v.keeps = s.Keeps() },
-	"Leaves": func(s *relay.Session, v *view) {
-		lost, stopped := s.Leaves()
+	"StateIfEnded": func(s *relay.Session, v *view) {
+		lost, stopped := s.StateIfEnded()
 		v.lost, v.stopped = lost != "", stopped
 	},
 	"StateLost": func(s *relay.Session, v *view) { v.already = s.StateLost() != "" },
@@ -55,7 +55,7 @@ func (v view) part(method string) (p view) {
 		p.shares = v.shares
 	case "Keeps":
 		p.keeps = v.keeps
-	case "Leaves":
+	case "StateIfEnded":
 		p.lost, p.stopped = v.lost, v.stopped
 	case "StateLost":
 		p.already = v.already

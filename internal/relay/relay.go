@@ -77,7 +77,7 @@ type Recovery struct {
 	// asks its own worker.
 	Answers *Answers
 	// Missed says why the node that this one replaces has lost what calls that are no futures
-	// had set on it, "" for a node that misses nothing. See Session.Leaves.
+	// had set on it, "" for a node that misses nothing. See Session.StateIfEnded.
 	Missed string
 }
 

@@ -114,11 +114,11 @@ func (s *Session) toldLoss() {
 // is lost: there every call fails, see recoverable. Called with Session.sending and Session.mu held.
 func (h *history) owesLoss() bool { return h.missing && h.reset }
 
-// Leaves says why what calls that are no futures have set on the node is lost if its connection has
-// ended, for Recovery.Missed of the node that replaces it; "" if nothing is. stopped: R has said that
-// it is done with the node, and does not replace it. Calls that are repeated on each worker of the node count as well: the node that
-// replaces it does not know them.
-func (s *Session) Leaves() (lost string, stopped bool) {
+// StateIfEnded returns why the state of this node is lost once its connection has ended, for
+// Recovery.Missed of the node that replaces it; "" if it has none. Calls that are repeated on each worker
+// of the node count as state: the node that replaces it does not know them. done reports that R has sent
+// DONE and will not replace the node.
+func (s *Session) StateIfEnded() (lost string, done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.history

@@ -256,15 +256,15 @@ func TestStateMissed(t *testing.T) {
 			s.asks(t, told(facts.Validation), valid())
 			s.first(t, introduction(), value("me"))
 			first := s.worker
-			if lost, stopped := s.Leaves(); lost != "worker z was lost" || stopped {
-				t.Errorf("it leaves %q, %v", lost, stopped)
+			if lost, stopped := s.StateIfEnded(); lost != "worker z was lost" || stopped {
+				t.Errorf("its state is lost as %q, %v", lost, stopped)
 			}
 			s.asks(t, told(facts.Validation), valid())
 			s.write(t, last)
 			s.readError(t, "worker z was lost"+stateMissed)
 			receive(t, first.ended, "the worker to go")
-			if lost, stopped := s.Leaves(); lost != "" || stopped {
-				t.Errorf("it leaves %q, %v", lost, stopped)
+			if lost, stopped := s.StateIfEnded(); lost != "" || stopped {
+				t.Errorf("its state is lost as %q, %v", lost, stopped)
 			}
 			if got := s.gets(t, "other", reset(), len(reset())); !bytes.Equal(got, reset()) {
 				t.Errorf("the other worker was sent %q", got)
@@ -278,31 +278,31 @@ func TestStateMissed(t *testing.T) {
 }
 
 // R is told once: a node whose loss it was told of as a call's leaves nothing more to tell.
-func TestLeavesWhatWasNotTold(t *testing.T) {
+func TestStateIfEndedWhatWasNotTold(t *testing.T) {
 	s := start(t, &worker{}, nil)
 	sent := s.makes(t, 0, options(), value("NULL"))
 	s.write(t, options())
 	s.worker.await(t, sent+len(options()))
 	s.Ended("killed")
 	s.readError(t, "worker worker-a/0 was lost in this call: killed")
-	if lost, _ := s.Leaves(); lost != "" {
-		t.Errorf("it leaves %q", lost)
+	if lost, _ := s.StateIfEnded(); lost != "" {
+		t.Errorf("its state is lost as %q", lost)
 	}
 }
 
 // Calls that are repeated wherever the node goes are lost to the node that replaces it.
-func TestLeaves(t *testing.T) {
+func TestStateIfEnded(t *testing.T) {
 	s := startWith(t, relay.Recovery{Together: true}, &worker{}, nil, someRoom)
 	sent := s.makes(t, 0, introduction(), value("me"))
 	sent = s.makes(t, sent, call("EXEC", []byte("requirePackages()")), value("future-requirePackages"))
-	if lost, _ := s.Leaves(); lost != "" {
-		t.Errorf("it leaves %q", lost)
+	if lost, _ := s.StateIfEnded(); lost != "" {
+		t.Errorf("its state is lost as %q", lost)
 	}
 	sent = s.makes(t, sent, options(), value("NULL"))
 	s.done(t, sent)
 	const want = "worker worker-a/0 was lost before this call: the session closed the node's connection, as cancel() does"
-	if lost, _ := s.Leaves(); lost != want {
-		t.Errorf("it leaves %q, want %q", lost, want)
+	if lost, _ := s.StateIfEnded(); lost != want {
+		t.Errorf("its state is lost as %q, want %q", lost, want)
 	}
 }
 
@@ -374,8 +374,8 @@ func TestStateLostWithConnection(t *testing.T) {
 			if n := s.lost(t, relay.StateLost); n != 1 {
 				t.Errorf("%v calls are counted as lost with state", n)
 			}
-			if lost, _ := s.Leaves(); lost != "" {
-				t.Errorf("it leaves %q", lost)
+			if lost, _ := s.StateIfEnded(); lost != "" {
+				t.Errorf("its state is lost as %q", lost)
 			}
 		})
 	}
