@@ -1,13 +1,14 @@
 package relay
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
-// leftBy is the cause of a loss when the session itself has closed the connection.
+// leftBy is the cause of a loss when the session itself has closed the connection: no other is known.
 const leftBy = "the session closed the node's connection, as cancel() does"
 
 // state is what calls have set on a node's worker that are neither future's own nor made again
@@ -130,12 +131,15 @@ func (s *Session) StateIfEnded() (lost string, done bool) {
 	case !h.own && !h.missing && !h.prepared && !s.activity.Opaque && !(h.reset && !h.done && h.strange):
 		return "", false
 	case s.current != nil:
-		return lostBefore(s.current.worker.Name(), leftBy), false
+		return lostBefore(s.current.worker.Name(), cmp.Or(s.endedBy, leftBy)), false
 	case s.vacancy.worker != "":
 		return lostBefore(s.vacancy.worker, s.vacancy.cause), false
 	}
-	return leftBy, false
+	return cmp.Or(s.endedBy, leftBy), false
 }
+
+// ends notes why the connection ends, unless that is known. Called with Session.mu held.
+func (s *Session) ends(cause string) { s.endedBy = cmp.Or(s.endedBy, cause) }
 
 // StateLost returns why the state of this node is lost although its connection is open: its worker is, and
 // R has not been told. "" if it is not.

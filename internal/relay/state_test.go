@@ -380,3 +380,44 @@ func TestStateLostWithConnection(t *testing.T) {
 		})
 	}
 }
+
+// The cause is that of the end, where it is known.
+func TestStateIfEndedCause(t *testing.T) {
+	for cause, end := range map[string]func(t *testing.T, s *session){
+		"R has left a call in its middle, as after an interrupt, and made another one": func(t *testing.T, s *session) {
+			whole := named(call("EXEC", make([]byte, 1000)))
+			s.write(t, whole[:500])
+			s.write(t, named(call("EXEC", []byte("another"))))
+		},
+		"killed": func(t *testing.T, s *session) {
+			before := s.worker.total()
+			s.write(t, options())
+			s.worker.await(t, before+len(options()))
+			s.Data(value("NULL")[:20])
+			s.read(t, 20)
+			s.Ended("killed")
+		},
+		"the session closed the node's connection, as cancel() does": func(t *testing.T, s *session) {
+			before := s.worker.total()
+			s.write(t, options())
+			s.worker.await(t, before+len(options()))
+			s.Data(value("NULL")[:20])
+			s.read(t, 20)
+			if err := s.r.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, s.worker.ended, "the worker to be ended")
+			s.Ended("its session ended")
+		},
+	} {
+		t.Run(cause, func(t *testing.T) {
+			s := pinned(t)
+			end(t, s)
+			s.readEnd(t)
+			want := "worker worker-a/0 was lost before this call: " + cause
+			if lost, done := s.StateIfEnded(); lost != want || done {
+				t.Errorf("its state is lost as %q, done %v; want %q", lost, done, want)
+			}
+		})
+	}
+}
