@@ -307,18 +307,6 @@ var futureStates = map[string]sessionState{
 	},
 }
 
-// pinned is a session that has set something on its worker.
-func pinned(t *testing.T) *session {
-	s := start(t, &worker{}, nil)
-	s.makes(t, s.done(t, 0), options(), value("NULL"))
-	return s
-}
-
-// clone is a session that misses what another node had.
-func clone(t *testing.T) *session {
-	return startShared(t, relay.Recovery{Missed: "worker z was lost"}, someRoom)
-}
-
 var stateStates = map[string]sessionState{
 	"keeps its worker": {
 		enter:  pinned,
@@ -370,15 +358,6 @@ var stateStates = map[string]sessionState{
 		},
 		during: []view{{busy: true}, {keeps: true}}, after: view{shares: true}, once: anyhow,
 	},
-}
-
-// asking is such a session with a question under way, which R has left.
-func asking(t *testing.T) *session {
-	s := clone(t)
-	s.write(t, told(facts.Load))
-	s.takes(t, "first")
-	s.worker.await(t, len(told(facts.Load)))
-	return s
 }
 
 var endStates = map[string]sessionState{
