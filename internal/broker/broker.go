@@ -98,7 +98,7 @@ type Broker struct {
 	said        map[*announced]bool
 	saidChanged chan struct{}         // closed when said changes, and then replaced
 	blind       error                 // why sessions are not seen at present
-	endedNodes  map[place]*endedNodes // of clusters that have no nodes
+	remembered  map[place]*unreplaced // of clusters that have no nodes
 }
 
 // New makes a Broker.
@@ -106,7 +106,7 @@ func New(config Config) *Broker {
 	b := &Broker{
 		config: config, served: make(map[uint32]bool),
 		hints: make(chan struct{}, 1), clusters: make(map[*cluster]bool), latest: make(map[place]*cluster),
-		said: make(map[*announced]bool), saidChanged: make(chan struct{}), endedNodes: make(map[place]*endedNodes),
+		said: make(map[*announced]bool), saidChanged: make(chan struct{}), remembered: make(map[place]*unreplaced),
 	}
 	for _, uid := range config.UIDs {
 		b.served[uid] = true

@@ -42,7 +42,7 @@ type cluster struct {
 	answers    *relay.Answers
 	since      time.Time
 	nodes      map[*node]bool
-	endedNodes *endedNodes   // of nodes that have ended
+	unreplaced *unreplaced   // nodes that have ended
 	most       int           // nodes it had at once
 	ready      chan struct{} // closed when a call has been sent: all nodes are connected
 	calls      int64
@@ -118,7 +118,7 @@ func (b *Broker) clusterOf(d *demand, o owner) *cluster {
 	b.nextID++
 	c := &cluster{
 		place: where, id: b.nextID, lease: o.lease, shared: o.shared,
-		since: d.seen, nodes: make(map[*node]bool), endedNodes: b.recall(where), ready: make(chan struct{}),
+		since: d.seen, nodes: make(map[*node]bool), unreplaced: b.recall(where, d.seen), ready: make(chan struct{}),
 	}
 	if o.lease != nil {
 		c.tenant = o.lease.Tenant
@@ -164,7 +164,7 @@ func (b *Broker) leave(n *node) {
 	if b.latest[c.place] == c {
 		delete(b.latest, c.place)
 	}
-	b.remember(c)
+	b.remember(c, time.Now())
 	b.leaseEnded(c)
 	if c.isReady() {
 		b.config.Log.Info("cluster ended", zap.Int("cluster", c.id), zap.Uint16("port", c.port),

@@ -27,6 +27,8 @@ type node struct {
 	peer      uint16 // the rendezvous' port of the connection, see Nodes
 	refused   bool
 	again     bool // it came to a cluster that was complete
+	placed    bool // it is known which node it replaces, see missedBy
+	missed    string
 	endNoted  bool // its end is noted, see noteEnd
 	since     time.Time
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/broker"
+	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
 
@@ -83,5 +84,38 @@ func TestReplacedNodes(t *testing.T) {
 				test(t, one, two, again)
 			})
 		}
+	}
+}
+
+// A node that is made again beside the living ones replaces none of them, unless the state of one is lost
+// already: R has killed its worker, and a process that R has started holds the connection open.
+func TestReplacedWhileConnected(t *testing.T) {
+	state := execOf("options(k = 42)")
+	for _, intent := range []broker.Intent{broker.ForWorkers, broker.ForFutures} {
+		t.Run(string(intent), func(t *testing.T) {
+			s := start(t, patience)
+			agents := make(map[string]*link.Conn)
+			for _, name := range []string{"a", "b", "c", "d"} {
+				agents[name+"/0"] = s.park(name, "", func(conn *link.Conn, p []byte) error {
+					return conn.SendData(answerOf(string(p)))
+				})
+			}
+			s.eventually("the workers", func() bool { return s.count(pool.Warm) == 4 })
+			port := 0
+			again := func() net.Conn {
+				retract, listener := s.announced(broker.Announcement{Port: uint16(port), Intent: intent})
+				defer retract()
+				port = listener.port
+				return listener.connect()
+			}
+			one, two := again(), again()
+			says(t, one, state, " bytes")
+			says(t, two, state, " bytes")
+			says(t, again(), state, " bytes")
+			killed := s.Clusters()[0].Nodes[0].Worker
+			agents[killed].Close()
+			s.eventually("the node to have no worker", func() bool { return s.Clusters()[0].Nodes[0].Worker == "" })
+			says(t, again(), state, "worker "+killed+" was lost before this call")
+		})
 	}
 }

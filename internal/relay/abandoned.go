@@ -144,7 +144,11 @@ func (s *Session) cut(p []byte, ended, followed bool) bool {
 // abandon ends the connection, which is of no use once R has left a call: R gets an error, from
 // which future makes the node again.
 func (s *Session) abandon() {
-	s.observer.Lost(NotFollowed, "R has left a call in its middle, as after an interrupt, and made another one")
+	const cause = "R has left a call in its middle, as after an interrupt, and made another one"
+	s.mu.Lock()
+	s.ends(cause)
+	s.mu.Unlock()
+	s.observer.Lost(NotFollowed, cause)
 	s.out.closeWrite()
 }
 

@@ -253,12 +253,15 @@ func (a *attempt) EOF() {
 	a.cutShort()
 }
 
-// cutShort ends the session's stream at once if nothing that comes can mend it.
-// Called with the lock held.
-func (a *attempt) cutShort() {
-	if s := a.session; s.current == a && (s.midway || s.activity.Opaque) {
+// cutShort ends the session's stream at once if nothing that comes can mend it, and reports whether it
+// has. Called with the lock held.
+func (a *attempt) cutShort() bool {
+	s := a.session
+	cut := s.current == a && (s.midway || s.activity.Opaque)
+	if cut {
 		s.out.closeWrite()
 	}
+	return cut
 }
 
 // Drain gives the worker up after the call that is under way, or now.
@@ -292,6 +295,8 @@ func (a *attempt) Ended(cause string, explain func() string) {
 	if a.unfit != "" {
 		a.cause, a.explain = a.unfit, nil
 	}
-	a.cutShort()
+	if a.cutShort() {
+		s.ends(a.cause)
+	}
 	close(a.over)
 }

@@ -11,6 +11,9 @@ func (s *Session) lookForHangUp() {
 		return
 	}
 	if s.client.HungUp() || s.gone() {
+		s.mu.Lock()
+		s.ends(leftBy)
+		s.mu.Unlock()
 		if a := s.bound(); a != nil {
 			a.worker.Abort()
 		}

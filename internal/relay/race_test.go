@@ -16,6 +16,7 @@ type view struct {
 	worker        string
 	shares, keeps bool
 	lost, stopped bool
+	already       bool // what it has set is lost, and R has not been told
 	busy          bool
 	reruns        int64
 	opaque        bool
@@ -27,10 +28,11 @@ var calls = map[string]func(*relay.Session, *view){
 	"Worker": func(s *relay.Session, v *view) { v.worker = s.Worker() },
 	"Shares": func(s *relay.Session, v *view) { v.shares = s.Shares() },
 	"Keeps":  func(s *relay.Session, v *view) { v.keeps = s.Keeps() },
-	"Leaves": func(s *relay.Session, v *view) {
-		lost, stopped := s.Leaves()
+	"StateIfEnded": func(s *relay.Session, v *view) {
+		lost, stopped := s.StateIfEnded()
 		v.lost, v.stopped = lost != "", stopped
 	},
+	"StateLost": func(s *relay.Session, v *view) { v.already = s.StateLost() != "" },
 	"Activity": func(s *relay.Session, v *view) {
 		a := s.Activity()
 		v.busy, v.reruns, v.opaque, v.unread = a.Busy, a.Reruns, a.Opaque, a.Unread
@@ -53,8 +55,10 @@ func (v view) part(method string) (p view) {
 		p.shares = v.shares
 	case "Keeps":
 		p.keeps = v.keeps
-	case "Leaves":
+	case "StateIfEnded":
 		p.lost, p.stopped = v.lost, v.stopped
+	case "StateLost":
+		p.already = v.already
 	case "Activity":
 		p.busy, p.reruns, p.opaque, p.unread = v.busy, v.reruns, v.opaque, v.unread
 	}

@@ -68,8 +68,7 @@ func (s *Session) detach(a *attempt) {
 	s.mu.Lock()
 	unasked := s.midway || s.activity.Opaque
 	within := s.history.reset && !s.history.done && (s.runsOnce() || s.history.own)
-	lent := s.lends()
-	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (lent || a.draining && !within || a.offered && a.worker.Yield())
+	gone := s.current == a && s.calls == 0 && !s.partial && !unasked && (a.draining && !within || a.offered && a.worker.Yield())
 	if unasked { // the worker sends what nobody has asked for: it is none to pass on
 		a.keep()
 	}
@@ -77,9 +76,7 @@ func (s *Session) detach(a *attempt) {
 		s.current = nil
 		s.history.lose()
 		s.vacancy = loss{worker: a.worker.Name(), cause: "its agent was told to end"}
-		if lent {
-			s.vacancy = loss{taken: true}
-		} else if !a.draining {
+		if !a.draining {
 			s.vacancy.cause, s.vacancy.taken = "it was idle, and another session needed it", true
 		}
 	}
@@ -344,15 +341,16 @@ func (s *Session) takeDue(lost *lostError) (due int, open bool) {
 	}
 	s.observer.Lost(lost.reason, lost.text)
 	if broken || s.tagged || s.partial {
+		if lost.reason == StateLost { // R is told by the end of the connection
+			s.toldLoss()
+		}
 		return 0, false
 	}
 	s.conditions, s.deaths, s.denied, s.vacancy.inCall = 0, nil, nil, false
 	switch h := s.history; {
 	case h.ask != nil: // a question: nothing is missed of it
 	case lost.reason == StateLost:
-		h.renew()
-		s.missed = ""
-		s.vacancy.taken = true // nothing is missed of it any more
+		s.toldLoss()
 	case h.reset:
 		h.since.spoilt = true
 	case s.calls > 1 || lost.reason != NoWorker: // else no worker has had it

@@ -77,7 +77,7 @@ type Recovery struct {
 	// asks its own worker.
 	Answers *Answers
 	// Missed says why the node that this one replaces has lost what calls that are no futures
-	// had set on it, "" for a node that misses nothing. See Session.Leaves.
+	// had set on it, "" for a node that misses nothing. See Session.StateIfEnded.
 	Missed string
 }
 
@@ -156,6 +156,7 @@ type Session struct {
 	reruns     int        // of the future
 	once       bool       // the session does not want its futures to run twice
 	missed     string     // Recovery.Missed, until R has been told
+	endedBy    string     // why the connection ends, "" if it does not, or R closes it
 	stopped    bool       // R has said that it is done with the node
 	spare      bool       // the worker is to be offered once the answer is written
 }
@@ -189,7 +190,7 @@ func New(client *socket.Conn, observer Observer, recovery Recovery, gone func() 
 	}
 	s.history.together, s.missed = recovery.Together, recovery.Missed
 	s.out = newOutbox(client, recovery.Budget, func() bool { return recovery.Scarce() && s.Shares() },
-		func(text string) { observer.Lost(NotKept, text) })
+		s.answerLost)
 	s.deafen = sync.OnceFunc(func() {
 		close(s.deaf)
 		client.CloseRead() // wakes relayUp
@@ -242,6 +243,9 @@ func (s *Session) supervise(ctx context.Context) (cause string) {
 		select {
 		case <-ctx.Done():
 			if a != nil {
+				s.mu.Lock()
+				s.ends(leftBy)
+				s.mu.Unlock()
 				a.worker.End()
 				<-a.over
 				cause = a.cause
@@ -270,6 +274,14 @@ func (s *Session) bound() *attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.current
+}
+
+// answerLost ends the connection because of an answer that was kept.
+func (s *Session) answerLost(text string) {
+	s.mu.Lock()
+	s.ends(text)
+	s.mu.Unlock()
+	s.observer.Lost(NotKept, text)
 }
 
 // Once says whether futures are to run once at most.

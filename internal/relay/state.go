@@ -1,13 +1,14 @@
 package relay
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
-// leftBy is the cause of a loss when the session itself has closed the connection.
+// leftBy is the cause of a loss when the session itself has closed the connection: no other is known.
 const leftBy = "the session closed the node's connection, as cancel() does"
 
 // state is what calls have set on a node's worker that are neither future's own nor made again
@@ -102,16 +103,23 @@ func (h *history) renew() {
 	h.before, h.start, h.last = h.sum, 0, 0
 }
 
+// toldLoss notes that R has been told that state is lost: nothing is missed any more. Called with
+// Session.sending and Session.mu held.
+func (s *Session) toldLoss() {
+	s.history.renew()
+	s.missed, s.vacancy.taken = "", true
+}
+
 // owesLoss reports whether what follows may depend on state that is lost, of which R is to be told
 // now. A node that no future has run on yet is of parallel's functions, which go on without what
 // is lost: there every call fails, see recoverable. Called with Session.sending and Session.mu held.
 func (h *history) owesLoss() bool { return h.missing && h.reset }
 
-// Leaves says why what calls that are no futures have set on the node is lost if its connection has
-// ended, for Recovery.Missed of the node that replaces it; "" if nothing is. stopped: R has said that
-// it is done with the node, and does not replace it. Calls that are repeated on each worker of the node count as well: the node that
-// replaces it does not know them.
-func (s *Session) Leaves() (lost string, stopped bool) {
+// StateIfEnded returns why the state of this node is lost once its connection has ended, for
+// Recovery.Missed of the node that replaces it; "" if it has none. Calls that are repeated on each worker
+// of the node count as state: the node that replaces it does not know them. done reports that R has sent
+// DONE and will not replace the node.
+func (s *Session) StateIfEnded() (lost string, done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.history
@@ -123,17 +131,45 @@ func (s *Session) Leaves() (lost string, stopped bool) {
 	case !h.own && !h.missing && !h.prepared && !s.activity.Opaque && !(h.reset && !h.done && h.strange):
 		return "", false
 	case s.current != nil:
-		return fmt.Sprintf("worker %s was lost before this call: %s", s.current.worker.Name(), leftBy), false
+		return lostBefore(s.current.worker.Name(), cmp.Or(s.endedBy, leftBy)), false
 	case s.vacancy.worker != "":
-		return fmt.Sprintf("worker %s was lost before this call: %s", s.vacancy.worker, s.vacancy.cause), false
+		return lostBefore(s.vacancy.worker, s.vacancy.cause), false
 	}
-	return leftBy, false
+	return cmp.Or(s.endedBy, leftBy), false
 }
 
-// lends reports whether the session has a worker for a question alone: R has not been told yet what
-// it misses, and the next call may depend on that. Called with Session.mu held.
-func (s *Session) lends() bool {
-	return s.missed != "" && s.current != nil && s.calls == 0 && !s.partial && !s.midway && !s.activity.Opaque
+// ends notes why the connection ends, unless that is known. Called with Session.mu held.
+func (s *Session) ends(cause string) { s.endedBy = cmp.Or(s.endedBy, cause) }
+
+// StateLost returns why the state of this node is lost although its connection is open: its worker is, and
+// R has not been told. "" if it is not.
+func (s *Session) StateLost() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || !s.history.missing {
+		return ""
+	}
+	return lostBefore(s.vacancy.worker, s.vacancy.cause)
+}
+
+func lostBefore(worker, cause string) string {
+	return fmt.Sprintf("worker %s was lost before this call: %s", worker, cause)
+}
+
+// withdraw ends the worker that a node has for questions which replaces another, if more than a question is
+// under way now: R has not been told yet what it misses, and the answer may depend on that. It reports
+// whether it has. Called with sending held.
+func (s *Session) withdraw(a *attempt) bool {
+	s.mu.Lock()
+	withdrawn := s.missed != "" && s.current == a && !s.asks()
+	if withdrawn {
+		s.current, s.vacancy = nil, loss{taken: true}
+	}
+	s.mu.Unlock()
+	if withdrawn {
+		a.worker.End()
+	}
+	return withdrawn
 }
 
 // explainMissed says to a node that replaces another what is lost. The session's own cluster object has

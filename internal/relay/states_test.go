@@ -307,24 +307,12 @@ var futureStates = map[string]sessionState{
 	},
 }
 
-// pinned is a session that has set something on its worker.
-func pinned(t *testing.T) *session {
-	s := start(t, &worker{}, nil)
-	s.makes(t, s.done(t, 0), options(), value("NULL"))
-	return s
-}
-
-// clone is a session that misses what another node had.
-func clone(t *testing.T) *session {
-	return startShared(t, relay.Recovery{Missed: "worker z was lost"}, someRoom)
-}
-
 var stateStates = map[string]sessionState{
 	"keeps its worker": {
 		enter:  pinned,
 		before: view{worker: "worker-a/0", keeps: true, lost: true},
 		leave:  func(t *testing.T, s *session) { s.ends(t, "killed") },
-		after:  view{lost: true}, once: anyhow,
+		after:  view{lost: true, already: true}, once: anyhow,
 	},
 	"has lost what it has set": {
 		enter: func(t *testing.T) *session {
@@ -332,7 +320,7 @@ var stateStates = map[string]sessionState{
 			s.ends(t, "killed")
 			return s
 		},
-		before: view{lost: true},
+		before: view{lost: true, already: true},
 		leave: func(t *testing.T, s *session) {
 			s.write(t, reset())
 			s.readError(t, "worker worker-a/0 was lost before this call: killed"+stateLost)
@@ -358,6 +346,17 @@ var stateStates = map[string]sessionState{
 			receive(t, s.worker.ended, "the worker to go")
 		},
 		during: []view{{busy: true}}, after: view{shares: true}, once: anyhow,
+	},
+	"replaces one, and R has left a question": {
+		enter:  asking,
+		before: view{worker: "first", shares: true, busy: true, lost: true},
+		leave: func(t *testing.T, s *session) {
+			s.write(t, options())
+			s.readError(t, "worker z was lost"+stateMissed)
+			s.readError(t, "worker z was lost"+stateMissed)
+			receive(t, s.worker.ended, "the worker to go")
+		},
+		during: []view{{busy: true}, {keeps: true}}, after: view{shares: true}, once: anyhow,
 	},
 }
 

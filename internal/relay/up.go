@@ -56,7 +56,7 @@ func (s *Session) forward(frame []byte) bool {
 	if s.answersItself(whole && messages == 1) {
 		return true
 	}
-	if a := s.bound(); a != nil {
+	if a := s.bound(); a != nil && !s.withdraw(a) {
 		_ = s.send(a, frame) // a failure is followed by Ended
 		return true
 	}
@@ -65,15 +65,10 @@ func (s *Session) forward(frame []byte) bool {
 }
 
 // mustWait reports whether n bytes more are to be taken only when there is a worker
-// for them: no more is kept without one. A worker that is lent has to go first. Called with
-// sending held.
+// for them: no more is kept without one. Called with sending held.
 func (s *Session) mustWait(n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lends() {
-		s.current.goodbye()
-		return true
-	}
 	s.held = s.current == nil && !s.history.fits(n) && s.recoverable() == nil
 	if s.held {
 		s.stir()
