@@ -2,11 +2,14 @@ package pods
 
 import (
 	"context"
+	"errors"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 )
@@ -47,14 +50,24 @@ func (w *Watcher) observed(source *cache.ListWatch, streams *sync.WaitGroup) *ca
 		w.hear(func() { w.watching = nil }) // the one before has ended
 		open, err := source.WatchFuncWithContext(ctx, options)
 		if err != nil {
-			if options.SendInitialEvents == nil { // not every API server has these
-				w.complain(err)
+			if options.SendInitialEvents != nil { // a list follows, whose error is logged
+				return nil, noRetry(err)
 			}
+			w.complain(err)
 			return nil, err
 		}
 		return w.follow(open, options.SendInitialEvents != nil && *options.SendInitialEvents, streams), nil
 	}
 	return &observed
+}
+
+// noRetry hides what is wrong from the reflector, where it would retry a watch that begins with
+// a list without end, report nothing, and sleep for up to a minute after its context has ended.
+func noRetry(err error) error {
+	if utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err) {
+		return errors.New(err.Error())
+	}
+	return err
 }
 
 // stream is a watch that the API server answers, on its way to the reflector.

@@ -2,15 +2,23 @@ package pods
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
@@ -177,5 +185,51 @@ func TestNotListed(t *testing.T) {
 	<-w.Current()
 	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
 		t.Error(err)
+	}
+}
+
+// answers is an API server, without the network.
+type answers func() (*http.Response, error)
+
+func (a answers) RoundTrip(*http.Request) (*http.Response, error) { return a() }
+
+// client-go tells nobody, and waits without end, when the first watch gets one of these answers.
+// The log has it, and a rendezvous that ends does not wait for the next.
+func TestNoAnswerAtTheStart(t *testing.T) {
+	for why, server := range map[string]answers{
+		"connection refused": func() (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		},
+		"too many requests": func() (*http.Response, error) {
+			return &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{}, Body: http.NoBody}, nil
+		},
+	} {
+		t.Run(why, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				core, logs := observer.New(zap.DebugLevel)
+				w, err := New(Config{Log: zap.New(core), API: &rest.Config{Host: "http://api", Transport: server}, Namespace: "ns", Selector: labels.Everything()})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan error)
+				go func() { ended <- w.Run(ctx) }()
+				time.Sleep(10 * time.Minute)
+				if n := logs.Len(); n < 5 || n > 10 {
+					t.Errorf("%d lines in 10 minutes", n)
+				}
+				for _, line := range logs.All() {
+					if got := fmt.Sprint(line.ContextMap()["error"]); !strings.Contains(got, why) {
+						t.Errorf("%s: %s", line.Message, got)
+					}
+				}
+				cancel()
+				before := time.Now()
+				<-ended
+				if took := time.Since(before); took > time.Second {
+					t.Errorf("it ends after %s", took)
+				}
+			})
+		})
 	}
 }
