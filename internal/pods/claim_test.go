@@ -39,7 +39,7 @@ func TestVerify(t *testing.T) {
 	s.set("ended", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
 	s.set("deleted", at("10.0.0.9"))
 	w := watch(t, s)
-	<-w.Current()
+	await(t, w)
 	s.set("deleted", nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -71,7 +71,7 @@ func TestVerify(t *testing.T) {
 func TestVerifyWaits(t *testing.T) {
 	s := newAPIServer(t)
 	w := watch(t, s)
-	<-w.Current()
+	await(t, w)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	verified := make(chan error, 1)
@@ -98,7 +98,7 @@ func TestVerifyStale(t *testing.T) {
 	s.set("ended", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
 	s.set("deleted", at("10.0.0.9"))
 	w := watch(t, s)
-	<-w.Current()
+	await(t, w)
 	s.set("deleted", nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -127,8 +127,6 @@ func TestVerifyStale(t *testing.T) {
 		}
 	}
 	s.answer(0)
-	<-w.Current()
-	if err := w.Verify(t.Context(), claim("new", "default", "10.0.0.2")); err != nil {
-		t.Error(err)
-	}
+	await(t, w)
+	verify(t, w, claim("new", "default", "10.0.0.2"))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 
@@ -151,4 +152,16 @@ func (s *apiServer) expires() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.expired
+}
+
+// watches counts the requests to watch, without those that are to begin with a list.
+func (s *apiServer) watches() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, query := range s.queries {
+		if strings.Contains(query, "watch=true") && !strings.Contains(query, "sendInitialEvents") {
+			n++
+		}
+	}
+	return n
 }

@@ -134,9 +134,7 @@ func TestWatchExpires(t *testing.T) {
 	s.set("a", at("10.0.0.1"))
 	s.answer(0)
 	await(t, w)
-	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
-		t.Error(err)
-	}
+	verify(t, w, claim("a", "default", "10.0.0.1"))
 }
 
 // await returns when the pods are known.
@@ -149,17 +147,27 @@ func await(t *testing.T, w rig) {
 	}
 }
 
+// verify returns when what is claimed is known to be true.
+func verify(t *testing.T, w rig, claim Claim) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := w.Verify(ctx, claim); err != nil {
+		t.Error(err)
+	}
+}
+
 // A watch that the API server ends, as it does every few minutes, is one again at once.
 func TestCurrentAgain(t *testing.T) {
 	s := newAPIServer(t)
 	w := watch(t, s)
-	<-w.Current()
+	await(t, w)
+	before := s.watches()
 	s.CloseClientConnections()
+	eventually(t, "the next watch", func() bool { return s.watches() > before }) // now Current is not that of before
+	await(t, w)
 	s.set("a", at("10.0.0.1"))
-	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
-		t.Error(err)
-	}
-	<-w.Current()
+	verify(t, w, claim("a", "default", "10.0.0.1"))
 }
 
 func isClosed(c <-chan struct{}) bool {
@@ -182,10 +190,8 @@ func TestNotListed(t *testing.T) {
 		t.Error("the pods are known")
 	}
 	s.answer(0)
-	<-w.Current()
-	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
-		t.Error(err)
-	}
+	await(t, w)
+	verify(t, w, claim("a", "default", "10.0.0.1"))
 }
 
 // answers is an API server, without the network.
