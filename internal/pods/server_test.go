@@ -23,6 +23,7 @@ type apiServer struct {
 	pods    map[string]corev1.Pod
 	events  []event
 	news    chan struct{}
+	lists   bool // by way of a watch: not every server does
 	status  int  // answered in the place of everything, if not 0
 	expired bool // the version of the next watch
 	queries []string
@@ -49,41 +50,49 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for _, pod := range s.pods {
 		list.Items = append(list.Items, pod)
 	}
-	version := s.version
+	version, lists := s.version, s.lists
 	query := r.URL.Query()
-	plain := query.Get("watch") != "" && query.Get("sendInitialEvents") == ""
-	expired := plain && s.expired
+	watches, begins := query.Get("watch") != "", query.Get("sendInitialEvents") == "true"
+	expired := watches && !begins && s.expired
 	if expired {
 		s.expired, s.status = false, http.StatusServiceUnavailable
 	}
 	s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
-	if status != 0 {
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-			Status: "Failure", Code: int32(status), Reason: metav1.StatusReasonForbidden, Message: "pods is forbidden"})
-		return
-	}
-	if query.Get("watch") == "" {
-		_ = json.NewEncoder(w).Encode(list)
-		return
-	}
-	if query.Get("sendInitialEvents") == "true" { // a list by way of a watch: not every server has it
-		w.WriteHeader(http.StatusBadRequest)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-			Status: "Failure", Code: http.StatusBadRequest, Reason: metav1.StatusReasonInvalid})
-		return
-	}
-	if expired {
+	encoder := json.NewEncoder(w)
+	switch {
+	case status != 0:
+		refuse(w, status, metav1.StatusReasonForbidden)
+	case !watches:
+		_ = encoder.Encode(list)
+	case begins && !lists:
+		refuse(w, http.StatusBadRequest, metav1.StatusReasonInvalid)
+	case expired:
 		gone := apierrors.NewResourceExpired("too old resource version").Status()
 		gone.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
-		_ = json.NewEncoder(w).Encode(struct {
-			Type   string        `json:"type"`
-			Object metav1.Status `json:"object"`
-		}{"ERROR", gone})
-		return
+		_ = encoder.Encode(map[string]any{"type": "ERROR", "object": gone})
+	case begins:
+		for _, pod := range list.Items {
+			_ = encoder.Encode(event{Type: "ADDED", Object: pod})
+		}
+		end := bookmark(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+		end.TypeMeta, end.ResourceVersion = metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, list.ResourceVersion
+		_ = encoder.Encode(event{Type: "BOOKMARK", Object: *end})
+		s.tell(w, r, version)
+	default:
+		_, _ = fmt.Sscan(query.Get("resourceVersion"), &version)
+		s.tell(w, r, version)
 	}
-	_, _ = fmt.Sscan(query.Get("resourceVersion"), &version)
+}
+
+func refuse(w http.ResponseWriter, status int, reason metav1.StatusReason) {
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status: "Failure", Code: int32(status), Reason: reason, Message: "pods is forbidden"})
+}
+
+// tell sends what happens after version, until the request ends.
+func (s *apiServer) tell(w http.ResponseWriter, r *http.Request, version int) {
 	encoder := json.NewEncoder(w)
 	for sent := 0; ; {
 		s.mu.Lock()

@@ -107,6 +107,23 @@ func TestWatchBeginsWithAList(t *testing.T) {
 	eventually(t, "they are not any more", func() bool { return !isClosed(w.Current()) })
 }
 
+// The same with client-go, and a server that sends its list so.
+func TestListByWatch(t *testing.T) {
+	s := newAPIServer(t)
+	s.lists = true
+	s.set("a", at("10.0.0.1"))
+	w := watch(t, s)
+	await(t, w)
+	verify(t, w, claim("a", "default", "10.0.0.1"))
+	s.set("b", at("10.0.0.2"))
+	verify(t, w, claim("b", "default", "10.0.0.2"))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.queries) != 1 || !strings.Contains(s.queries[0], "sendInitialEvents=true") {
+		t.Errorf("it asked for %q", s.queries)
+	}
+}
+
 // The end of a watch may be noticed when the next one has begun.
 func TestWatchEndsLate(t *testing.T) {
 	w, before := observe(t, apiwatch.NewFake(), metav1.ListOptions{})
