@@ -8,10 +8,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	apiwatch "k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/cache"
 )
 
 // Claim is what a worker agent says of itself, and where it connects from.
@@ -29,50 +25,6 @@ var ErrNotKnown = errors.New("not known")
 type unseen struct{ error }
 
 func (unseen) Is(target error) bool { return target == ErrNotKnown }
-
-// Current returns a channel that is closed while the pods are known: from the first list on,
-// for as long as the API server answers the watch. A connection that the network drops in
-// silence is noticed by client-go's pings, after 45 s.
-func (w *Watcher) Current() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.current
-}
-
-// observed returns source, with a note of whether the API server answers. The reflector
-// reports errors, but not all, and no success.
-func (w *Watcher) observed(source *cache.ListWatch) *cache.ListWatch {
-	observed := *source
-	observed.ListWithContextFunc = func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-		w.hear(func() { w.watching = false })
-		return source.ListWithContextFunc(ctx, options)
-	}
-	observed.WatchFuncWithContext = func(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error) {
-		w.hear(func() { w.watching = false }) // the one before has ended
-		open, err := source.WatchFuncWithContext(ctx, options)
-		if err == nil {
-			w.hear(func() { w.watching = true })
-		} else if options.SendInitialEvents == nil { // not every API server has these
-			w.complain(err)
-		}
-		return open, err
-	}
-	return &observed
-}
-
-// hear changes listed or watching, and with them what Current says.
-func (w *Watcher) hear(change func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	before := w.listed && w.watching
-	change()
-	switch now := w.listed && w.watching; {
-	case now && !before:
-		close(w.current)
-	case before && !now:
-		w.current = make(chan struct{})
-	}
-}
 
 // Verify says why there is no pod as claimed. It waits for one until ctx ends: what a pod
 // does can be known before the pod is, since kubelet publishes its address, and the API

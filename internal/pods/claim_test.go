@@ -39,7 +39,7 @@ func TestVerify(t *testing.T) {
 	s.set("ended", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
 	s.set("deleted", at("10.0.0.9"))
 	w := watch(t, s)
-	<-w.Current()
+	await(t, w)
 	s.set("deleted", nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -71,7 +71,7 @@ func TestVerify(t *testing.T) {
 func TestVerifyWaits(t *testing.T) {
 	s := newAPIServer(t)
 	w := watch(t, s)
-	<-w.Current()
+	await(t, w)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	verified := make(chan error, 1)
@@ -98,7 +98,7 @@ func TestVerifyStale(t *testing.T) {
 	s.set("ended", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
 	s.set("deleted", at("10.0.0.9"))
 	w := watch(t, s)
-	<-w.Current()
+	await(t, w)
 	s.set("deleted", nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -127,47 +127,6 @@ func TestVerifyStale(t *testing.T) {
 		}
 	}
 	s.answer(0)
-	<-w.Current()
-	if err := w.Verify(t.Context(), claim("new", "default", "10.0.0.2")); err != nil {
-		t.Error(err)
-	}
-}
-
-// A watch that the API server ends, as it does every few minutes, is one again at once.
-func TestCurrentAgain(t *testing.T) {
-	s := newAPIServer(t)
-	w := watch(t, s)
-	<-w.Current()
-	s.CloseClientConnections()
-	s.set("a", at("10.0.0.1"))
-	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
-		t.Error(err)
-	}
-	<-w.Current()
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// Without an answer of the API server nothing is known, and that is known.
-func TestNotListed(t *testing.T) {
-	s := newAPIServer(t)
-	s.answer(http.StatusForbidden)
-	s.set("a", at("10.0.0.1"))
-	w := watch(t, s)
-	eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
-	if isClosed(w.Current()) {
-		t.Error("the pods are known")
-	}
-	s.answer(0)
-	<-w.Current()
-	if err := w.Verify(t.Context(), claim("a", "default", "10.0.0.1")); err != nil {
-		t.Error(err)
-	}
+	await(t, w)
+	verify(t, w, claim("new", "default", "10.0.0.2"))
 }

@@ -76,8 +76,8 @@ type Watcher struct {
 
 	mu         sync.Mutex
 	listed     bool          // all pods that there were at the start are in pods
-	watching   bool          // the API server has answered the last request to watch
-	current    chan struct{} // closed while both are true
+	watching   *stream       // the watch that the API server answers, nil while it does not
+	current    chan struct{} // closed while there are both
 	pods       map[string]state
 	changed    chan struct{} // closed, and made anew, when pods changes
 	complained time.Time
@@ -132,7 +132,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 	source := cache.NewFilteredListWatchFromClient(w.client, "pods", w.config.Namespace, func(options *metav1.ListOptions) {
 		options.LabelSelector = w.config.Selector.String()
 	})
-	informer := cache.NewSharedInformer(w.observed(source), &corev1.Pod{}, 0)
+	var running sync.WaitGroup
+	informer := cache.NewSharedInformer(w.observed(source, &running), &corev1.Pod{}, 0)
 	if err := informer.SetTransform(strip); err != nil {
 		return err
 	}
@@ -147,8 +148,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var listing sync.WaitGroup
-	listing.Go(func() {
+	running.Go(func() {
 		select {
 		case <-handler.HasSyncedChecker().Done():
 			w.hear(func() { w.listed = true })
@@ -156,7 +156,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		}
 	})
 	informer.RunWithContext(ctx)
-	listing.Wait()
+	running.Wait()
 	return ctx.Err()
 }
 

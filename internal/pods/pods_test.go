@@ -2,13 +2,10 @@ package pods
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,7 +17,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 )
 
@@ -30,116 +26,6 @@ func TestMain(m *testing.M) {
 }
 
 const patience = 20 * time.Second
-
-// apiServer is as much of an API server as a watch of pods needs.
-type apiServer struct {
-	*httptest.Server
-	mu      sync.Mutex
-	version int
-	pods    map[string]corev1.Pod
-	events  []event
-	news    chan struct{}
-	status  int // answered in the place of everything, if not 0
-	queries []string
-}
-
-type event struct {
-	Type    string     `json:"type"`
-	Object  corev1.Pod `json:"object"`
-	version int
-}
-
-func newAPIServer(t *testing.T) *apiServer {
-	s := &apiServer{pods: make(map[string]corev1.Pod), news: make(chan struct{})}
-	s.Server = httptest.NewServer(s)
-	t.Cleanup(s.Close)
-	return s
-}
-
-func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	s.queries = append(s.queries, r.URL.Path+"?"+r.URL.RawQuery)
-	status := s.status
-	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: fmt.Sprint(s.version)}}
-	for _, pod := range s.pods {
-		list.Items = append(list.Items, pod)
-	}
-	version := s.version
-	s.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	if status != 0 {
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-			Status: "Failure", Code: int32(status), Reason: metav1.StatusReasonForbidden, Message: "pods is forbidden"})
-		return
-	}
-	query := r.URL.Query()
-	if query.Get("watch") == "" {
-		_ = json.NewEncoder(w).Encode(list)
-		return
-	}
-	if query.Get("sendInitialEvents") == "true" { // a list by way of a watch: not every server has it
-		w.WriteHeader(http.StatusBadRequest)
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-			Status: "Failure", Code: http.StatusBadRequest, Reason: metav1.StatusReasonInvalid})
-		return
-	}
-	_, _ = fmt.Sscan(query.Get("resourceVersion"), &version)
-	encoder := json.NewEncoder(w)
-	for sent := 0; ; {
-		s.mu.Lock()
-		events, news := s.events, s.news
-		s.mu.Unlock()
-		for ; sent < len(events); sent++ {
-			if events[sent].version > version && encoder.Encode(events[sent]) != nil {
-				return
-			}
-		}
-		w.(http.Flusher).Flush()
-		select {
-		case <-news:
-		case <-r.Context().Done():
-			return
-		}
-	}
-}
-
-// set makes or changes a pod; a nil status deletes it.
-func (s *apiServer) set(name string, status *corev1.PodStatus) { s.setWith(name, status, nil) }
-
-// setWith is set of a pod that is changed further.
-func (s *apiServer) setWith(name string, status *corev1.PodStatus, change func(*corev1.Pod)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.version++
-	pod := corev1.Pod{
-		TypeMeta:   metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", UID: types.UID(name), ResourceVersion: fmt.Sprint(s.version)},
-	}
-	if change != nil {
-		change(&pod)
-	}
-	what := "ADDED"
-	if old, known := s.pods[name]; known {
-		what, pod.Status = "MODIFIED", old.Status
-	}
-	if status == nil {
-		what = "DELETED"
-		delete(s.pods, name)
-	} else {
-		pod.Status = *status
-		s.pods[name] = pod
-	}
-	s.events = append(s.events, event{what, pod, s.version})
-	close(s.news)
-	s.news = make(chan struct{})
-}
-
-func (s *apiServer) answer(status int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status = status
-}
 
 type rig struct {
 	*Watcher

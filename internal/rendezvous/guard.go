@@ -36,6 +36,7 @@ const podNewsPatience = 2 * time.Second
 
 // worklist is what a guard needs of the watch of the worker pods.
 type worklist interface {
+	// Current is another channel after each time without an answer of the API server.
 	Current() <-chan struct{}
 	Verify(context.Context, pods.Claim) error
 }
@@ -101,20 +102,33 @@ func (g *guard) admit(ctx context.Context, conn *link.Conn, hello link.HelloMess
 // start. One that does not answer must not keep all workers from all sessions, nor those that
 // it has not told of.
 func (g *guard) current(ctx context.Context) bool {
-	timer := time.NewTimer(time.Until(g.began.Add(podNewsPatience)))
+	return g.answers(ctx, time.Until(g.began.Add(podNewsPatience)))
+}
+
+// answers reports whether the API server answers, and waits for that for so long.
+func (g *guard) answers(ctx context.Context, patience time.Duration) bool {
+	answered := g.pods.Current()
+	if isClosed(answered) {
+		return true
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
-	case <-g.pods.Current():
-		return true
-	default:
-	}
-	select {
-	case <-g.pods.Current():
+	case <-answered:
 		return true
 	case <-timer.C:
 	case <-ctx.Done():
 	}
 	return false
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // verify says why the claim is wrong: a *refusal, or ctx has ended. It waits for news of the
@@ -139,10 +153,8 @@ func (g *guard) verify(ctx context.Context, claim pods.Claim, current bool) erro
 func (g *guard) postpone(conn *link.Conn, claim pods.Claim) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	select {
-	case <-g.pods.Current():
+	if isClosed(g.pods.Current()) {
 		return false
-	default:
 	}
 	g.unchecked[conn] = claim
 	g.wake()
@@ -156,11 +168,20 @@ func (g *guard) wake() {
 	}
 }
 
-// forget is called when conn has ended.
-func (g *guard) forget(conn *link.Conn) {
+// forget is called when conn has ended, or been looked at. It reports whether it is the first.
+func (g *guard) forget(conn *link.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	_, known := g.unchecked[conn]
 	delete(g.unchecked, conn)
+	return known
+}
+
+// agents is how many are unchecked.
+func (g *guard) agents() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.unchecked)
 }
 
 // run looks, after each time without an answer of the API server, at those that came then.
@@ -169,8 +190,20 @@ func (g *guard) run(ctx context.Context) error {
 		return nil
 	}
 	for {
-		if !g.current(ctx) && ctx.Err() == nil {
-			g.log.Warn("the worker pods are not all known, agents of those that are not are let in by their certificates alone until the API server answers: see why they cannot be watched")
+		select {
+		case <-g.postponed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		// Each watch ends after some minutes, and the next one begins: that is no outage.
+		if !g.answers(ctx, podNewsPatience) {
+			n := g.agents()
+			if n == 0 {
+				continue // they have left
+			}
+			if ctx.Err() == nil {
+				g.log.Warn("the API server does not answer: agents of pods that are not known are let in by certificate alone, and checked when it answers", zap.Int("agents", n))
+			}
 		}
 		select {
 		case <-g.pods.Current():
@@ -178,11 +211,6 @@ func (g *guard) run(ctx context.Context) error {
 			return ctx.Err()
 		}
 		g.recheck(ctx)
-		select {
-		case <-g.postponed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 	}
 }
 
@@ -195,16 +223,17 @@ func (g *guard) recheck(ctx context.Context) {
 	defer checks.Wait()
 	for conn, claim := range claims {
 		checks.Go(func() {
+			watch := g.pods.Current()
+			current := isClosed(watch)
 			err := g.verify(ctx, claim, true)
 			if ctx.Err() != nil {
 				return
 			}
-			if errors.Is(err, pods.ErrNotKnown) && !g.current(ctx) {
-				g.wake() // the API server has failed again: conn stays among them
+			if errors.Is(err, pods.ErrNotKnown) && !(current && g.pods.Current() == watch) {
+				g.wake() // the API server has failed again, its news may be yet to come: conn stays among them
 				return
 			}
-			g.forget(conn)
-			if err != nil {
+			if g.forget(conn) && err != nil {
 				g.refusals.note(conn.RemoteAddr(), refusedPod, err)
 				conn.Close()
 			}

@@ -291,7 +291,7 @@ const noSuchPod = "not known: no such pod"
 
 // unchecked are the warnings that agents are let in without a look at their pods.
 func (s *system) unchecked() int {
-	return s.logs.FilterLevelExact(zapcore.WarnLevel).FilterMessageSnippet("by their certificates alone").Len()
+	return s.logs.FilterLevelExact(zapcore.WarnLevel).FilterMessageSnippet("by certificate alone").Len()
 }
 
 // While the API server does not answer the certificate alone counts. When it does, those
