@@ -1,7 +1,10 @@
 package r_test
 
 import (
+	"io"
+	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -108,4 +111,28 @@ func TestUnmetArguments(t *testing.T) {
 	if messages != "" {
 		t.Errorf("of a local worker: %q", messages)
 	}
+}
+
+// A rendezvous that does not answer is waited for once for a cluster, not for each node.
+func TestUnansweredAnnouncement(t *testing.T) {
+	var asked atomic.Int32
+	api := accept(t, func(c net.Conn) { asked.Add(1); _, _ = io.Copy(io.Discard, c) })
+	run(t, api, withWorkers+`cl <- parallelly::makeClusterPSOCK(2, port = 11567, manual = TRUE, quiet = TRUE, setup_strategy = "sequential"); parallel::stopCluster(cl)`)
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the rendezvous was asked %d times, want once", n)
+	}
+}
+
+// withWorkers starts two workers by hand, which connect to a port once something listens there.
+const withWorkers = `for (i in 1:2) system2(file.path(R.home("bin"), "Rscript"), c("--default-packages=NULL", "-e", shQuote("parallel:::.workRSOCK()"),
+	"MASTER=localhost", "PORT=11567", "OUT=/dev/null", "SETUPTIMEOUT=60", "TIMEOUT=60", "XDR=TRUE", "SETUPSTRATEGY=sequential"), wait = FALSE)
+	`
+
+// A connection that got the number of the announcement's is the user's.
+func TestAnnouncementWhoseNumberIsTaken(t *testing.T) {
+	r := serve(t, "2")
+	got, _ := run(t, r.address(), `users <- tempfile(); con <- NULL
+		take <- function(...) { closeAllConnections(); con <<- file(users, "wb"); stop("enough") }
+		try(parallelly::makeClusterPSOCK(1, makeNode = take), silent = TRUE); out(isOpen(con)); close(con); out(file.size(users))`)
+	wantFields(t, got, "TRUE", "0")
 }
