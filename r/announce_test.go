@@ -136,3 +136,48 @@ func TestAnnouncementWhoseNumberIsTaken(t *testing.T) {
 		try(parallelly::makeClusterPSOCK(1, makeNode = take), silent = TRUE); out(isOpen(con)); close(con); out(file.size(users))`)
 	wantFields(t, got, "TRUE", "0")
 }
+
+// The arguments of a cluster are evaluated as ever: once, when R wants them, and so that they can be interrupted.
+func TestArgumentsOfClusters(t *testing.T) {
+	got, messages := run(t, serve(t, "2").address(), `options(warn = 1); seen <- character(); see <- function(name, value) { seen <<- c(seen, name); value }
+		for (make in list(parallelly::makeClusterPSOCK, parallel::makePSOCKcluster)) {
+			parallel::stopCluster(make(see("workers", 1), manual = see("manual", FALSE), outfile = see("outfile", "/dev/null")))
+			for (bad in c("workers", "manual", "outfile")) try(make(if (bad == "workers") see(bad, stop("enough")) else 1,
+				manual = if (bad == "manual") { see(bad); stop("enough") } else FALSE, outfile = if (bad == "outfile") { see(bad); stop("enough") } else "/dev/null"), silent = TRUE)
+		}
+		out(seen)`)
+	want := []string{"workers", "manual", "outfile", "workers", "manual", "outfile"}
+	slices.Sort(got)
+	want = append(want, want...)
+	slices.Sort(want)
+	wantFields(t, got, want...)
+	if messages != "" {
+		t.Errorf("R says %q", messages)
+	}
+}
+
+// A cluster that fits without an announcement fits: it is announced only if a connection is left for that.
+func TestLastConnections(t *testing.T) {
+	for name, make := range map[string]string{"parallelly": "parallelly::makeClusterPSOCK(2)", "parallel": "parallel::makeCluster(2)"} {
+		r := serve(t, "2")
+		got, messages := run(t, r.address(), `free <- parallelly::freeConnections
+			# With a connection for parallelly's own use.
+			cons <- lapply(seq_len(free() - 3), function(i) rawConnection(raw(0))); cl <- `+make+`
+			out(length(cl), free()); parallel::stopCluster(cl); close(cons[[1L]]); cl <- `+make+`; parallel::stopCluster(cl)`)
+		wantFields(t, got, "2", "1")
+		if said := r.said(t, 1); len(said) != 2 || messages != "" {
+			t.Errorf("%s: announced %q, R says %q", name, said, messages)
+		}
+	}
+}
+
+// A worker that the user has started by hand on this host is parallelly's affair, whatever becomes of the rendezvous.
+func TestNodeByHandWithoutRendezvous(t *testing.T) {
+	got, messages := run(t, nobody(t), `cl <- parallelly::makeClusterPSOCK(1); node <- cl[[1L]]
+		attr(node, "options") <- c(list(manual = TRUE, localMachine = TRUE), attr(node, "options")[setdiff(names(attr(node, "options")), c("manual", "localMachine"))])
+		alive <- parallelly::isNodeAlive(node); killed <- parallelly::killNode(node); out(alive, killed)`)
+	wantFields(t, got, "TRUE", "TRUE")
+	if messages != "" {
+		t.Errorf("R says %q", messages)
+	}
+}
