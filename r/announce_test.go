@@ -1,7 +1,10 @@
 package r_test
 
 import (
+	"io"
+	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
@@ -107,5 +110,74 @@ func TestUnmetArguments(t *testing.T) {
 	_, messages = run(t, r.address(), `parallel::stopCluster(parallelly::makeClusterPSOCK(1, rscript_envs = c(A = "1"))); out(1)`)
 	if messages != "" {
 		t.Errorf("of a local worker: %q", messages)
+	}
+}
+
+// A rendezvous that does not answer is waited for once for a cluster, not for each node.
+func TestUnansweredAnnouncement(t *testing.T) {
+	var asked atomic.Int32
+	api := accept(t, func(c net.Conn) { asked.Add(1); _, _ = io.Copy(io.Discard, c) })
+	run(t, api, withWorkers+`cl <- parallelly::makeClusterPSOCK(2, port = 11567, manual = TRUE, quiet = TRUE, setup_strategy = "sequential"); parallel::stopCluster(cl)`)
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the rendezvous was asked %d times, want once", n)
+	}
+}
+
+// withWorkers starts two workers by hand, which connect to a port once something listens there.
+const withWorkers = `for (i in 1:2) system2(file.path(R.home("bin"), "Rscript"), c("--default-packages=NULL", "-e", shQuote("parallel:::.workRSOCK()"),
+	"MASTER=localhost", "PORT=11567", "OUT=/dev/null", "SETUPTIMEOUT=60", "TIMEOUT=60", "XDR=TRUE", "SETUPSTRATEGY=sequential"), wait = FALSE)
+	`
+
+// A connection that got the number of the announcement's is the user's.
+func TestAnnouncementWhoseNumberIsTaken(t *testing.T) {
+	r := serve(t, "2")
+	got, _ := run(t, r.address(), `users <- tempfile(); con <- NULL
+		take <- function(...) { closeAllConnections(); con <<- file(users, "wb"); stop("enough") }
+		try(parallelly::makeClusterPSOCK(1, makeNode = take), silent = TRUE); out(isOpen(con)); close(con); out(file.size(users))`)
+	wantFields(t, got, "TRUE", "0")
+}
+
+// The arguments of a cluster are evaluated as ever: once, when R wants them, and so that they can be interrupted.
+func TestArgumentsOfClusters(t *testing.T) {
+	got, messages := run(t, serve(t, "2").address(), `options(warn = 1); seen <- character(); see <- function(name, value) { seen <<- c(seen, name); value }
+		for (make in list(parallelly::makeClusterPSOCK, parallel::makePSOCKcluster)) {
+			parallel::stopCluster(make(see("workers", 1), manual = see("manual", FALSE), outfile = see("outfile", "/dev/null")))
+			for (bad in c("workers", "manual", "outfile")) try(make(if (bad == "workers") see(bad, stop("enough")) else 1,
+				manual = if (bad == "manual") { see(bad); stop("enough") } else FALSE, outfile = if (bad == "outfile") { see(bad); stop("enough") } else "/dev/null"), silent = TRUE)
+		}
+		out(seen)`)
+	want := []string{"workers", "manual", "outfile", "workers", "manual", "outfile"}
+	slices.Sort(got)
+	want = append(want, want...)
+	slices.Sort(want)
+	wantFields(t, got, want...)
+	if messages != "" {
+		t.Errorf("R says %q", messages)
+	}
+}
+
+// A cluster that fits without an announcement fits: it is announced only if a connection is left for that.
+func TestLastConnections(t *testing.T) {
+	for name, make := range map[string]string{"parallelly": "parallelly::makeClusterPSOCK(2)", "parallel": "parallel::makeCluster(2)"} {
+		r := serve(t, "2")
+		got, messages := run(t, r.address(), `free <- parallelly::freeConnections
+			# With a connection for parallelly's own use.
+			cons <- lapply(seq_len(free() - 3), function(i) rawConnection(raw(0))); cl <- `+make+`
+			out(length(cl), free()); parallel::stopCluster(cl); close(cons[[1L]]); cl <- `+make+`; parallel::stopCluster(cl)`)
+		wantFields(t, got, "2", "1")
+		if said := r.said(t, 1); len(said) != 2 || messages != "" {
+			t.Errorf("%s: announced %q, R says %q", name, said, messages)
+		}
+	}
+}
+
+// A worker that the user has started by hand on this host is parallelly's affair, whatever becomes of the rendezvous.
+func TestNodeByHandWithoutRendezvous(t *testing.T) {
+	got, messages := run(t, nobody(t), `cl <- parallelly::makeClusterPSOCK(1); node <- cl[[1L]]
+		attr(node, "options") <- c(list(manual = TRUE, localMachine = TRUE), attr(node, "options")[setdiff(names(attr(node, "options")), c("manual", "localMachine"))])
+		alive <- parallelly::isNodeAlive(node); killed <- parallelly::killNode(node); out(alive, killed)`)
+	wantFields(t, got, "TRUE", "TRUE")
+	if messages != "" {
+		t.Errorf("R says %q", messages)
 	}
 }

@@ -46,7 +46,7 @@ var facts = map[string]string{
 	"tweaks":  `!newer() || identical(names(attr(plan_of(manual = TRUE), value)), fact$manual)`,
 	"workers": `value %in% names(formals(plan_of(manual = TRUE)))`,
 	// It has manual and other arguments of the nodes among "..."; its default maker of nodes is the function of that name.
-	"maker":      `"..." %in% names(formals(getExportedValue("parallelly", value))) && mentioned(fact$node_maker, getExportedValue("parallelly", value))`,
+	"maker":      `all(c("workers", "...") %in% names(formals(getExportedValue("parallelly", value)))) && mentioned(fact$node_maker, getExportedValue("parallelly", value))`,
 	"node_maker": `mentioned(fact$launcher, getExportedValue("parallelly", value))`,
 	"launcher":   `identical(names(formals(asNamespace("parallelly")[[value]]))[1L], "options") && mentioned("serverSocket", asNamespace("parallelly")[[value]]) + mentioned("socketConnection", asNamespace("parallelly")[[value]]) > 0`,
 	"port":       `identical(local_made()[[value]], 11562L)`,
@@ -54,7 +54,7 @@ var facts = map[string]string{
 	"dry":        `isFALSE(local_made()[[value]])`,
 	"launch":     `all(value %in% names(formals(parallelly::makeNodePSOCK)))`,
 	"base_makers": `mentioned(value[1], parallel::makeCluster) && mentioned(value[2], parallel::makeCluster) &&
-		identical(names(formals(parallel::makePSOCKcluster))[1:2], c("names", "..."))`,
+		identical(names(formals(parallel::makePSOCKcluster))[1:2], c("names", "...")) && "nnodes" %in% names(formals(parallel::makeForkCluster))`,
 	"base_options": `{ home <- asNamespace("parallel"); given <- home[[value[1]]](home[[value[3]]], list(manual = TRUE, port = 11563L))
 		isTRUE(home[[value[2]]]("manual", given)) && home[[value[2]]]("port", given) == 11563L && is.numeric(home[[value[2]]]("port", home[[value[3]]])) }`,
 	// Of several files future sources the first that exists; the user's own are those that it has without the variable.

@@ -33,6 +33,7 @@ type rendezvous struct {
 
 	mu     sync.Mutex
 	answer string
+	plan   string // the answer for a plan, answer if it is empty
 	status int
 	asked  []string
 	// sessions are those that have asked, by their names.
@@ -73,8 +74,12 @@ func serve(t *testing.T, answer string) *rendezvous {
 		}
 		r.sessions[req.URL.Query().Get("session")] = true
 		r.asked = append(r.asked, req.Method+" "+sessionName.ReplaceAllString(req.RequestURI, ""))
+		answer := r.answer
+		if r.plan != "" && req.URL.Query().Get("plan") == "true" {
+			answer = r.plan
+		}
 		w.WriteHeader(r.status)
-		fmt.Fprintln(w, r.answer)
+		fmt.Fprintln(w, answer)
 	}))
 	t.Cleanup(r.Close)
 	return r

@@ -11,19 +11,30 @@ import (
 // R translates its messages; what the profile concludes does not depend on the language. R in German
 // has none of the English words for a refused connection, or for too many of them.
 func TestOtherLanguages(t *testing.T) {
-	const german = "LANGUAGE=de"
-	got, messages := run(t, nobody(t), `out(n() >= 1)`, german)
-	wantFields(t, got, "TRUE")
+	german := inGerman(t)
+	got, messages := run(t, nobody(t), `out(conditionMessage(tryCatch(sqrt("a"), error = identity)) != "non-numeric argument to mathematical function", n() >= 1)`, german...)
+	wantFields(t, got, "TRUE", "TRUE")
 	if strings.Count(messages, "(cannot connect)") != 1 {
 		t.Errorf("R says %q of a refused connection", messages)
 	}
 	got, messages = run(t, serve(t, "7").address(), `invisible(c(parallelly::availableConnections(), parallelly::availableCores())); cons <- list()
 		try(repeat cons[[length(cons) + 1L]] <- rawConnection(as.raw(42)), silent = TRUE)
-		out(n() >= 1)`, german)
+		out(n() >= 1)`, german...)
 	wantFields(t, got, "TRUE")
 	if !strings.Contains(messages, "connections are in use") {
 		t.Errorf("R says %q when no connection is free", messages)
 	}
+}
+
+// inGerman is the environment in which R speaks German. The locale is C.UTF-8 by another name: in glibc's own C.UTF-8
+// newer ones ignore LANGUAGE, and no other locale need be installed.
+func inGerman(t *testing.T) []string {
+	t.Helper()
+	locales := t.TempDir()
+	if err := os.CopyFS(filepath.Join(locales, "xx_XX.utf8"), os.DirFS("/usr/lib/locale/C.utf8")); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"LOCPATH=" + locales, "LC_ALL=xx_XX.UTF-8", "LANGUAGE=de"}
 }
 
 // RStudio saves the options of a session that it suspends, functions included, and gives them to the

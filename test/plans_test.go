@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
+	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
 
 // has reports whether a package of the stack has something by that name.
@@ -146,4 +147,73 @@ cat("goes on\n")
 		})
 	}
 	r.awaitWarm(1)
+}
+
+// The same plan again has the workers that there are by then, and keeps its nodes when their
+// number is as it was: beside what runs futures elsewhere, and beside a cluster of the session's own.
+func TestPlanAgain(t *testing.T) {
+	t.Parallel()
+	r := startRendezvous(t)
+	r.startAgent("pod-a", 1)
+	r.awaitWarm(1)
+	gate := filepath.Join(t.TempDir(), "gate")
+	const wait = `wait <- function(gate) while (!file.exists(gate)) Sys.sleep(0.01)
+gate <- Sys.getenv("GATE")
+library(future)
+plan(cluster, manual = TRUE, quiet = TRUE)
+`
+	s := r.startR(wait+`
+stopifnot(nbrOfWorkers() == 1)
+# future has backends, and skips a plan that it has already, since 1.40 only.
+nodes <- function() vapply(attr(plan("list")[[1L]], "backend", exact = TRUE)$workers, function(n) n$session_info$process$pid, 1L)
+same <- function() {
+  before <- nodes()
+  plan(cluster, manual = TRUE, quiet = TRUE)
+  identical(before, nodes())
+}
+stopifnot(same())
+cat("planned\n")
+wait(gate)
+plan(cluster, manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 3)
+cat("planned three\n")
+wait(paste0(gate, 2))
+stopifnot(same(), nbrOfWorkers() == 3)
+cat("planned beside another\n")
+wait(paste0(gate, 3))
+plan(sequential)
+own <- parallelly::makeClusterPSOCK(1, manual = TRUE, quiet = TRUE)
+plan(cluster, manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 2, same())
+parallel::stopCluster(own)
+plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+stopifnot(nbrOfWorkers() == 2, value(future(42)) == 42)
+`, "GATE="+gate)
+	open := func(gate string) {
+		t.Helper()
+		if err := os.WriteFile(gate, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.awaitText("planned")
+	r.startAgent("pod-b", 2)
+	r.await("three workers", func(s api.State) bool { return count(s, pool.Warm)+count(s, pool.Bound) == 3 })
+	open(gate)
+	s.awaitText("planned three")
+	other := r.startR(wait+`
+f <- future({ wait(gate); 42 })
+cat("computes\n")
+stopifnot(value(f) == 42)
+plan(sequential)
+`, "GATE="+gate+"3")
+	other.awaitText("computes")
+	open(gate + "2")
+	s.awaitText("planned beside another")
+	open(gate + "3")
+	for _, s := range []*session{s, other} {
+		if code := s.wait(); code != 0 {
+			t.Errorf("R exited with %d", code)
+		}
+	}
 }

@@ -373,36 +373,3 @@ parallel::stopCluster(cl)`,
 		t.Errorf("%s streams of real R were not followed", got)
 	}
 }
-
-// The same plan again has the workers that there are by then.
-func TestPlanAgain(t *testing.T) {
-	t.Parallel()
-	r := startRendezvous(t)
-	r.startAgent("pod-a", 1)
-	r.awaitWarm(1)
-	gate := filepath.Join(t.TempDir(), "gate")
-	s := r.startR(`
-library(future)
-plan(cluster, manual = TRUE, quiet = TRUE)
-stopifnot(nbrOfWorkers() == 1)
-pid <- value(future(Sys.getpid()))
-plan(cluster, manual = TRUE, quiet = TRUE) # nothing has changed
-stopifnot(nbrOfWorkers() == 1)
-cat("planned\n")
-while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.01)
-plan(cluster, manual = TRUE, quiet = TRUE)
-stopifnot(nbrOfWorkers() == 3)
-plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
-plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
-stopifnot(nbrOfWorkers() == 2, value(future(42)) == 42)
-`, "GATE="+gate)
-	s.awaitText("planned")
-	r.startAgent("pod-b", 2)
-	r.await("three workers", func(s api.State) bool { return count(s, pool.Warm)+count(s, pool.Bound) == 3 })
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if code := s.wait(); code != 0 {
-		t.Errorf("R exited with %d", code)
-	}
-}
