@@ -60,9 +60,19 @@ take <- function(cl, who) {
   check(clusterCall(cl, getOption, "tenant", ""), "")
   invisible(clusterCall(cl, function(who) { options(tenant = who); NULL }, who))
 }
+# Of two sessions that listen on one port at the same moment, R has one fail.
+listening <- function(makes) repeat {
+  taken <- FALSE
+  made <- tryCatch(makes(), error = function(e) {
+    if (!grepl("port [0-9]+ cannot be opened", conditionMessage(e))) stop(e)
+    taken <<- TRUE
+  })
+  if (!taken) return(made)
+  rest()
+}
 planned <- function() {
   who <- name()
-  plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+  listening(function() plan(cluster, workers = 2, manual = TRUE, quiet = TRUE))
   for (i in seq_len(sample(3, 1))) {
     check(value(lapply(1:2, function(j) future({ was <- getOption("tenant", ""); options(tenant = who); was }))), c("", who))
     rest()
@@ -71,12 +81,12 @@ planned <- function() {
 }
 made <- function() {
   who <- name()
-  cl <- parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE)
+  cl <- listening(function() parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE))
   take(cl, who)
   rest()
   if (exists("cloneNode", asNamespace("parallelly")) && runif(1) < 0.5) {
     i <- sample(2, 1)
-    clone <- parallelly::cloneNode(cl[[i]])
+    clone <- listening(function() parallelly::cloneNode(cl[[i]]))
     stopCluster(cl[i])
     cl[[i]] <- clone
     take(cl[i], who)
