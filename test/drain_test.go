@@ -123,9 +123,7 @@ cat("and the worker has gone\n")
 	if status, why := get(t, admin, "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(why, "draining") {
 		t.Errorf("/readyz of a draining agent: %d %q", status, why)
 	}
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, gate)
 	s.awaitText("and the worker has gone")
 	if code := s.wait(); code != 0 {
 		t.Errorf("R exited with %d", code)
@@ -159,9 +157,7 @@ stopifnot(identical(value(f), "elsewhere"))
 	if code := agent.wait(); code != 0 {
 		t.Errorf("the agent exited with %d", code)
 	}
-	if err := os.WriteFile(second, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, second)
 	r.startAgent("pod-b", 1)
 	if code := s.wait(); code != 0 {
 		t.Errorf("R exited with %d", code)

@@ -285,6 +285,14 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
+// openGate lets a session go on that waits for the file.
+func openGate(t *testing.T, gate string) {
+	t.Helper()
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // metric reads one series of the rendezvous' metrics, "name" or `name{label="x"}`.
 func (r *runtime) metric(series string) string {
 	r.t.Helper()

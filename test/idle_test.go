@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -84,9 +83,7 @@ func TestIdleLoss(t *testing.T) {
 							agent = lose(t, r, agent)
 							r.awaitOthers(before)
 						}
-						if err := os.WriteFile(filepath.Join(gates, strconv.Itoa(round)), nil, 0o600); err != nil {
-							t.Fatal(err)
-						}
+						openGate(t, filepath.Join(gates, strconv.Itoa(round)))
 					}
 					if code := s.wait(); code != 0 {
 						t.Errorf("R exited with %d", code)

@@ -233,9 +233,7 @@ func TestForgottenLeases(t *testing.T) {
 	gate := func(name string) (path string, open func()) {
 		path = filepath.Join(t.TempDir(), name)
 		return path, func() {
-			if err := os.WriteFile(path, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			openGate(t, path)
 		}
 	}
 	atGate := func(path, code string) *session {

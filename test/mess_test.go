@@ -166,7 +166,7 @@ for (i in 1:20) {
   cat("end of", i, "\n")
 }`, "GATES="+gates)
 	session := func(i int) string {
-		open(t, filepath.Join(gates, fmt.Sprint(i)))
+		openGate(t, filepath.Join(gates, fmt.Sprint(i)))
 		end := fmt.Sprintf("end of %d \n", i)
 		s.awaitText(end)
 		text, _, _ := strings.Cut(s.text(), end)

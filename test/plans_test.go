@@ -1,7 +1,6 @@
 package test
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -137,9 +136,7 @@ cat("goes on\n")
 			if err := syscall.Kill(worker, syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(gate, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			openGate(t, gate)
 			s.awaitText("goes on")
 			if code := s.wait(); code != 0 {
 				t.Errorf("R exited with %d", code)
@@ -192,9 +189,7 @@ stopifnot(nbrOfWorkers() == 2, value(future(42)) == 42)
 `, "GATE="+gate)
 	open := func(gate string) {
 		t.Helper()
-		if err := os.WriteFile(gate, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		openGate(t, gate)
 	}
 	s.awaitText("planned")
 	r.startAgent("pod-b", 2)

@@ -94,11 +94,7 @@ type lossAt struct {
 func (l lossAt) run() {
 	l.t.Helper()
 	gates := l.t.TempDir()
-	open := func(gate string) {
-		if err := os.WriteFile(filepath.Join(gates, gate), nil, 0o600); err != nil {
-			l.t.Fatal(err)
-		}
-	}
+	open := func(gate string) { openGate(l.t, filepath.Join(gates, gate)) }
 	s := l.start("GATES="+gates, "MOMENT="+l.moment)
 	s.awaitText("planned")
 	pid := pids(l.await("a bound worker", func(s api.State) bool { return count(s, pool.Bound) == 1 }), pool.Bound)["pod-a"]
@@ -283,9 +279,7 @@ stopifnot(identical(value(lapply(1:2, function(i) future(i))), list(1L, 2L)))
 	if code := second.wait(); code != 0 {
 		t.Errorf("the second session exited with %d", code)
 	}
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, gate)
 	if code := first.wait(); code != 0 {
 		t.Errorf("the first session exited with %d", code)
 	}

@@ -39,7 +39,7 @@ print(unlist(value(lapply(1:2, function(i) future({ Sys.sleep(0.3); c(getOption(
 			t.Errorf("the second session sees the first one's state: %q", out)
 		}
 	}
-	open(t, gate)
+	openGate(t, gate)
 	if code := first.wait(); code != 0 || !strings.Contains(first.text(), "done") {
 		t.Errorf("the first session exited with %d: %s", code, first.text())
 	}

@@ -192,9 +192,7 @@ cat("had all each time\n")
 	a, b := r.startR(code), r.startR(code)
 	a.awaitText("waiting")
 	b.awaitText("waiting")
-	if err := os.WriteFile(start, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, start)
 	a.awaitText("had all each time")
 	b.awaitText("had all each time")
 	r.awaitWarm(4)

@@ -2,7 +2,6 @@ package test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -75,9 +74,7 @@ func TestSessionsShare(t *testing.T) {
 	}
 	before := strings.Count(first.text(), "round")
 	eventually(t, "the first one to get on", func() bool { return strings.Count(first.text(), "round") > before+2 })
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, gate)
 	for _, s := range []*session{first, second} {
 		s.awaitText("all identical")
 		if code := s.wait(); code != 0 {
@@ -112,9 +109,7 @@ cat("same value", value(future(6 * 7)), "\n")
 	second := r.R(plan+`
 cat("second", value(future(Sys.getpid())), "\n")
 `, "NSLOTS=2")
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, gate)
 	first.awaitText("same value 42")
 	if code := first.wait(); code != 0 {
 		t.Errorf("R exited with %d", code)
@@ -143,9 +138,7 @@ func TestPoolGrowsAndShrinks(t *testing.T) {
 	}
 	before := strings.Count(s.text(), "round")
 	eventually(t, "it to get on", func() bool { return strings.Count(s.text(), "round") > before+1 })
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, gate)
 	s.awaitText("all identical")
 	if n := r.metric("rendezvous_reruns_total"); n != "0" {
 		t.Errorf("%s futures ran again", n)
@@ -193,8 +186,6 @@ cat(e, "\n")
 	if !regexp.MustCompile(`2 of 2 workers are ready; a call waited \S+s for one \(0 in use by this cluster, 2 by others\)`).MatchString(out) {
 		t.Error(out)
 	}
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, gate)
 	s.awaitText("as it was")
 }

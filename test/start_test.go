@@ -174,9 +174,7 @@ f <- future({ x <- rep(1, 5e7); while (!file.exists("` + gate + `")) Sys.sleep(0
 stopifnot(value(f) == 5e7)
 `)
 	r.await("400 MB more", func(s api.State) bool { return s.Workers[0].MemoryBytes > idle.MemoryBytes+300*mib })
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, gate)
 	if code := session.wait(); code != 0 {
 		t.Errorf("R exited with %d:\n%s", code, session.text())
 	}

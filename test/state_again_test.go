@@ -1,7 +1,6 @@
 package test
 
 import (
-	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -71,9 +70,7 @@ func TestStateOfNodeMadeAgain(t *testing.T) {
 				if err := syscall.Kill(answering(state), syscall.SIGKILL); err != nil {
 					t.Fatal(err)
 				}
-				if err := os.WriteFile(filepath.Join(gates, "gate"), nil, 0o600); err != nil {
-					t.Fatal(err)
-				}
+				openGate(t, filepath.Join(gates, "gate"))
 			}
 			if code := s.wait(); code != 0 {
 				t.Errorf("R exited with %d", code)

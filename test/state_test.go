@@ -1,7 +1,6 @@
 package test
 
 import (
-	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -54,9 +53,7 @@ func (r *runtime) startState(t *testing.T, env ...string) (open func()) {
 	s := r.startR(stateSession, append(env, "GATES="+gates)...)
 	s.awaitText("set\n")
 	return func() {
-		if err := os.WriteFile(filepath.Join(gates, "gate"), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		openGate(t, filepath.Join(gates, "gate"))
 		if code := s.wait(); code != 0 {
 			t.Errorf("R exited with %d", code)
 		}
@@ -196,9 +193,7 @@ stopifnot(second[1] == 1, second[2] != first[2])
 		t.Fatal(err)
 	}
 	r.awaitOthers(s)
-	if err := os.WriteFile(filepath.Join(gates, "gate"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	openGate(t, filepath.Join(gates, "gate"))
 	if code := session.wait(); code != 0 {
 		t.Errorf("R exited with %d", code)
 	}

@@ -14,14 +14,6 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 )
 
-// open lets a session go on that waits for the file.
-func open(t *testing.T, gate string) {
-	t.Helper()
-	if err := os.WriteFile(gate, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // R is stopped for a while at some moment of a plan: it completes, and meanwhile no worker is
 // kept from another session.
 func TestStoppedWhilePlanning(t *testing.T) {
@@ -44,7 +36,7 @@ cat(nbrOfWorkers(), value(future(1)), "\n")`, "GATE="+gate)
 				t.Errorf("meanwhile another session says %q", out)
 			}
 			s.signal(syscall.SIGCONT)
-			open(t, gate)
+			openGate(t, gate)
 			if code := s.wait(); code != 0 || !strings.Contains(s.text(), "2 1") {
 				t.Errorf("R exited with %d and says %q", code, s.text())
 			}
@@ -97,7 +89,7 @@ while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)`, "GATE="+gate, fmt.Spr
 		for _, s := range started {
 			s.awaitText("sum")
 		}
-		open(t, gate)
+		openGate(t, gate)
 		for _, s := range started {
 			if code := s.wait(); code != 0 || !strings.Contains(s.text(), "sum 10") {
 				t.Errorf("R exited with %d and says %q", code, s.text())

@@ -81,7 +81,7 @@ cat("computed undisturbed\n")
 	s.awaitText("computing")
 	return func() {
 		t.Helper()
-		open(t, gate)
+		openGate(t, gate)
 		if code := s.wait(); code != 0 || !strings.Contains(s.text(), "computed undisturbed") {
 			t.Errorf("R exited with %d and says %q", code, s.text())
 		}
@@ -103,13 +103,7 @@ func TestTenThousandIdleConnections(t *testing.T) {
 	r.awaitWarm(2)
 	undisturbed := r.compute(t)
 	counted := func(address, name string) func() float64 {
-		return func() float64 {
-			n, err := strconv.ParseFloat(scrape(t, address, name), 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
+		return func() float64 { return number(t, address, name) }
 	}
 	strangers := func() float64 {
 		n := 0.0
@@ -181,9 +175,14 @@ func TestStrangersWithACertificate(t *testing.T) {
 // number is a metric as a number.
 func (r *runtime) number(series string) float64 {
 	r.t.Helper()
-	value, err := strconv.ParseFloat(r.metric(series), 64)
+	return number(r.t, r.admin, series)
+}
+
+func number(t *testing.T, address, series string) float64 {
+	t.Helper()
+	value, err := strconv.ParseFloat(scrape(t, address, series), 64)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return value
 }
