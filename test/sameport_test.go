@@ -54,7 +54,7 @@ rest <- function() Sys.sleep(rexp(1, 10))
 end <- Sys.time() + min(as.numeric(Sys.getenv("SECONDS")), rexp(1, 1 / 10))
 n <- 0
 name <- function() { n <<- n + 1; paste("session", Sys.getpid(), "cluster", n) }
-check <- function(seen, may) for (tenant in unlist(seen)) if (!tenant %in% may) stop(name(), " has a process of ", tenant)
+check <- function(seen, may) for (tenant in unlist(seen)) if (!tenant %in% may) stop("a process of ", tenant, " is used by ", toString(may))
 # A process that the cluster has not used before, and then a process of its own.
 take <- function(cl, who) {
   check(clusterCall(cl, getOption, "tenant", ""), "")
@@ -70,14 +70,17 @@ listening <- function(makes) repeat {
   if (!taken) return(made)
   rest()
 }
+# future keeps the cluster when the same plan is made again.
+standing <- ""
 planned <- function() {
   who <- name()
+  standing <<- c(standing, who)
   listening(function() plan(cluster, workers = 2, manual = TRUE, quiet = TRUE))
   for (i in seq_len(sample(3, 1))) {
     check(value(lapply(1:2, function(j) future({ was <- getOption("tenant", ""); options(tenant = who); was }))), c("", who))
     rest()
   }
-  if (runif(1) < 0.5) plan(sequential) # else the nodes rest
+  if (runif(1) < 0.5) { plan(sequential); standing <<- "" } # else the nodes rest
 }
 made <- function() {
   who <- name()
