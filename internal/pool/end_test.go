@@ -12,7 +12,9 @@ func TestEndLeavesNoTimer(t *testing.T) {
 	p, s := newSlot(t)
 	s.onState(link.StateMessage{State: link.Warm})
 	w := mustTake(t, p)
-	p.setState(s, Bound, "")
+	if err := w.Bind(nil); err != nil {
+		t.Fatal(err)
+	}
 	w.End()
 	s.onExit(link.ExitMessage{Expected: true})
 	if w.ending.Stop() {

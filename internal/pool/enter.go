@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/assign"
 )
 
 // ErrTaken: the name of an agent is another's, or it has more slots than it has said.
@@ -33,7 +34,7 @@ func (p *Pool) enter(ctx context.Context, s *slot) error {
 		if rival.conn.Check() != nil {
 			// Its last words may be a result that its session still reads.
 			p.mu.Lock()
-			p.remove(rival)
+			rival.forget(assign.Replaced{Slot: &rival.core})
 			p.mu.Unlock()
 			continue
 		}
@@ -57,28 +58,29 @@ func (p *Pool) enter(ctx context.Context, s *slot) error {
 func (p *Pool) add(s *slot) (rival *slot, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, other := range p.agents[s.hello.Agent] {
-		if other.hello.Instance != s.hello.Instance {
+	k := key{s.hello.Agent, s.hello.Slot}
+	for _, named := range p.core.SlotsOf(s.hello.Agent) {
+		if other := p.served[named]; other.hello.Instance != s.hello.Instance {
 			return other, nil
 		}
 	}
-	k := key{s.hello.Agent, s.hello.Slot}
 	if old := p.slots[k]; old != nil {
 		// The agent knows that its old connection is dead before we do.
-		p.remove(old)
+		old.forget(assign.Replaced{Slot: &old.core})
 		old.conn.Close()
 	}
-	if i := slices.IndexFunc(p.agents[s.hello.Agent], s.contradicts); i >= 0 {
-		first := p.agents[s.hello.Agent][i].hello
-		return nil, fmt.Errorf("%w: agent %q has said that it has %d slots of the group %q, and now %d of %q", ErrTaken,
-			s.hello.Agent, first.Slots, first.Group, s.hello.Slots, s.hello.Group)
+	for _, named := range p.core.SlotsOf(s.hello.Agent) {
+		if first := p.served[named]; s.contradicts(first) {
+			return nil, fmt.Errorf("%w: agent %q has said that it has %d slots of the group %q, and now %d of %q", ErrTaken,
+				s.hello.Agent, first.hello.Slots, first.hello.Group, s.hello.Slots, s.hello.Group)
+		}
 	}
 	if len(p.slots) >= p.config.MaxWorkers {
 		return nil, fmt.Errorf("the pool is full: %d workers, the limit of --max-workers", len(p.slots))
 	}
 	p.slots[k] = s
-	p.enlist(s)
-	p.setState(s, Starting, "")
+	p.served[&s.core] = s
+	p.apply(assign.Joined{Slot: &s.core})
 	return nil, nil
 }
 

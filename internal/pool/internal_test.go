@@ -5,9 +5,9 @@ import (
 	"errors"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/psock-runtime/psock-runtime/internal/assign"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"go.uber.org/zap"
 )
@@ -29,7 +29,7 @@ func newSlot(t *testing.T) (*Pool, *slot) {
 	p := New(Config{Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry()), MaxWorkers: 1})
 	s := &slot{
 		pool: p, conn: conn, log: zap.NewNop(), lost: make(chan struct{}),
-		hello: link.HelloMessage{Agent: "agent", Instance: "i", Slots: 1},
+		hello: link.HelloMessage{Agent: "agent", Instance: "i", Slots: 1}, core: assign.Slot{Agent: "agent"},
 	}
 	if rival, err := p.add(s); rival != nil || err != nil {
 		t.Fatal(rival, err)
@@ -64,8 +64,8 @@ func TestTakenWorkerIsReplaced(t *testing.T) {
 	}
 	first.End()
 	first.Release()
-	if s.holder != second || s.state != Reserved {
-		t.Errorf("the slot is %s, its holder the second caller: %v", s.state, s.holder == second)
+	if s.holder != second || s.core.State().Phase() != Reserved {
+		t.Errorf("the slot is %s, its holder the second caller: %v", s.core.State(), s.holder == second)
 	}
 	select {
 	case <-second.Over():
@@ -90,8 +90,7 @@ func TestGivenToOneThatGivesUp(t *testing.T) {
 		}, Warm},
 		"its connection is lost": {func(s *slot) {
 			s.pool.mu.Lock()
-			s.finishUse()
-			s.pool.remove(s)
+			s.leave()
 			s.pool.mu.Unlock()
 		}, ""},
 	} {
@@ -101,15 +100,15 @@ func TestGivenToOneThatGivesUp(t *testing.T) {
 				s.onState(link.StateMessage{State: link.Warm})
 				test.meanwhile(s)
 			})
-			if s.state != test.want || s.holder != nil {
-				t.Errorf("the slot is %q, held: %v, want it %q", s.state, s.holder != nil, test.want)
+			if s.core.State().Phase() != test.want || s.holder != nil {
+				t.Errorf("the slot is %q, held: %v, want it %q", s.core.State(), s.holder != nil, test.want)
 			}
 			free := 0
 			if test.want == Warm {
 				free = 1
 			}
-			if p.warm.size() != free || len(p.queue) != 0 {
-				t.Errorf("%d on the free list, want %d; %d wait", p.warm.size(), free, len(p.queue))
+			if p.core.Phases()[Warm] != free || p.core.Waiting() != 0 {
+				t.Errorf("%d on the free list, want %d; %d wait", p.core.Phases()[Warm], free, p.core.Waiting())
 			}
 		})
 	}
@@ -151,12 +150,12 @@ func TestReleaseOfAReplacedWorker(t *testing.T) {
 	s.onState(link.StateMessage{State: link.Warm}) // over, and free again
 	second := mustTake(t, p)
 	first.Release()
-	if p.warm.size() != 0 || s.holder != second {
-		t.Errorf("%d on the free list, held by the second caller: %v", p.warm.size(), s.holder == second)
+	if p.core.Phases()[Warm] != 0 || s.holder != second {
+		t.Errorf("%d on the free list, held by the second caller: %v", p.core.Phases()[Warm], s.holder == second)
 	}
 	second.Release()
-	if p.warm.size() != 1 || s.state != Warm {
-		t.Errorf("%d on the free list, %s", p.warm.size(), s.state)
+	if p.core.Phases()[Warm] != 1 || s.core.State().Phase() != Warm {
+		t.Errorf("%d on the free list, %s", p.core.Phases()[Warm], s.core.State())
 	}
 }
 
@@ -167,111 +166,13 @@ func TestLateConfirmation(t *testing.T) {
 	first := mustTake(t, p)
 	first.Release()
 	second := mustTake(t, p)
-	s.onReserved(first.number)
+	s.onReserved(first.grant.Number)
 	select {
 	case <-second.confirmed:
 		t.Fatal("confirmed by the answer to another reservation")
 	default:
 	}
-	s.onReserved(second.number)
-	s.onReserved(second.number)
+	s.onReserved(second.grant.Number)
+	s.onReserved(second.grant.Number)
 	<-second.confirmed
-}
-
-// Two tenants that both have use for a worker take turns; so does one that has one more
-// than the other.
-func TestTurns(t *testing.T) {
-	p, s := newSlot(t)
-	s.onState(link.StateMessage{State: link.Warm})
-	mine, other := p.NewTenant("mine", 0), p.NewTenant("other", 0)
-	w, err := p.take(context.Background(), Want{Tenant: mine})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Bind(nil); err != nil {
-		t.Fatal(err)
-	}
-	u := &waiter{Want: Want{Tenant: other}, given: make(chan *Worker, 1)}
-	p.enqueue(u)
-	now := time.Now()
-	w.spareSince = now
-	heir := func() (*waiter, time.Duration) { return p.heir(w, p.next(s.hello.Group, false, w), now) }
-	if heir, wait := heir(); heir != nil || wait != restLimit {
-		t.Errorf("at first: %v, in %s", heir, wait)
-	}
-	own := &waiter{Want: Want{Tenant: mine}, given: make(chan *Worker, 1)}
-	p.enqueue(own)
-	if heir, _ := heir(); heir != own {
-		t.Errorf("%v instead of another node of its own", heir)
-	}
-	w.since = now.Add(-turn)
-	if heir, _ := heir(); heir != u {
-		t.Errorf("%v after its turn", heir)
-	}
-	// One that has as many does not take turns with it.
-	other.held = 1
-	if heir, _ := heir(); heir != own {
-		t.Errorf("%v, though the other one has as many", heir)
-	}
-}
-
-// A tenant takes part in one change of hands at a time, however many workers it has: else
-// the one worker that cannot be divided would go round as fast as calls end.
-func TestTurnsOfMany(t *testing.T) {
-	p, s := newSlot(t)
-	s.onState(link.StateMessage{State: link.Warm})
-	mine, other := p.NewTenant("mine", 0), p.NewTenant("other", 0)
-	w, err := p.take(context.Background(), Want{Tenant: mine})
-	if err == nil {
-		err = w.Bind(nil)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := &waiter{Want: Want{Tenant: other}, given: make(chan *Worker, 1)}
-	p.enqueue(u)
-	mine.held, other.held = 3, 2
-	w.since = w.since.Add(-2 * turn)
-	now := time.Now()
-	w.spareSince = now
-	heir := func() *waiter { heir, _ := p.heir(w, u, now); return heir }
-	if heir() != u {
-		t.Error("it is not given to the other one after its turn")
-	}
-	p.mu.Lock()
-	w.recall(u)
-	w.stay()
-	p.mu.Unlock()
-	if heir() != nil {
-		t.Error("given at once, though both have just changed hands")
-	}
-	for name, one := range map[string]*Tenant{"mine": mine, "other": other} {
-		mine.traded, other.traded = time.Time{}, time.Time{}
-		one.traded = now.Add(-turn / 2)
-		if heir() != nil {
-			t.Errorf("given at once, though %s has just changed hands", name)
-		}
-	}
-}
-
-// The nodes of a cluster that comes node by node have waited for a turn one after the
-// other: there is a look for each.
-func TestTurnsOfNodes(t *testing.T) {
-	p, _ := newSlot(t)
-	whole := p.NewTenant("whole", 0)
-	var nodes []*waiter
-	for _, ago := range []time.Duration{turn, turn - time.Second, 0} {
-		u := &waiter{Want: Want{Tenant: whole, Whole: true}, since: time.Now().Add(-ago), given: make(chan *Worker, 1)}
-		p.enqueue(u)
-		nodes = append(nodes, u)
-	}
-	for i, most := range []time.Duration{0, time.Second, turn} {
-		if left := p.nextTurn(); left > most || most > 0 && left == 0 {
-			t.Errorf("node %d: %s", i, left)
-		}
-		p.promise(nodes[i])
-	}
-	if left := p.nextTurn(); left != 0 {
-		t.Errorf("%s, though a worker is on its way to each", left)
-	}
 }

@@ -1,6 +1,6 @@
 // Package pool holds the workers that agents park at the rendezvous: it speaks the
 // rendezvous' side of the protocol of internal/link, knows what every slot is
-// doing and why, and hands warm workers out, in fair shares.
+// doing and why, and hands warm workers out as internal/assign decides.
 package pool
 
 import (
@@ -10,29 +10,45 @@ import (
 	"sync"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/assign"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"go.uber.org/zap"
 )
 
-// State is what a slot's worker is doing.
-type State string
+// What who waits for a worker says, and who it is for.
+type (
+	// State is what a slot's worker is doing, as people see it.
+	State = assign.Phase
+	// Want is what a caller of Acquire needs.
+	Want = assign.Want
+	// Tenant is who workers are shared among.
+	Tenant = assign.Tenant
+	// SetUp is a digest of the calls by which a worker was set up.
+	SetUp = assign.SetUp
+)
 
-// A slot goes from installing or starting to warm, reserved, bound, ending, and
-// back to starting; failed, cordoned and draining lead out of it.
+// The states of a slot's worker.
 const (
-	Installing State = "installing"
-	Starting   State = "starting"
-	Warm       State = "warm"
-	Reserved   State = "reserved"
-	Bound      State = "bound"
-	Ending     State = "ending" // its session is over, its R is being ended
-	Failed     State = "failed"
-	Cordoned   State = "cordoned" // warm, and given to nobody: see Pool.Cordon
-	Draining   State = "draining"
+	Installing = assign.PhaseInstalling
+	Starting   = assign.PhaseStarting
+	Warm       = assign.PhaseWarm
+	Reserved   = assign.PhaseReserved
+	Bound      = assign.PhaseBound
+	Ending     = assign.PhaseEnding // its session is over, its R is being ended
+	Failed     = assign.PhaseFailed
+	Cordoned   = assign.PhaseCordoned // warm, and given to nobody: see Pool.Cordon
+	Draining   = assign.PhaseDraining
 )
 
 // States lists every State, in the order of a worker's life.
-var States = []State{Installing, Starting, Warm, Reserved, Bound, Ending, Failed, Cordoned, Draining}
+var States = assign.Phases
+
+// DefaultGroup is the group of agents that name none.
+const DefaultGroup = assign.DefaultGroup
+
+// InGroup reports whether a worker of the group announced serves somebody who wants one
+// of group, "" for any.
+func InGroup(announced, group string) bool { return assign.InGroup(announced, group) }
 
 // Config is what a Pool needs.
 type Config struct {
@@ -63,36 +79,19 @@ type Config struct {
 	EndLimit time.Duration
 }
 
-// Pool is the set of all slots. Its lock guards every slot's mutable fields; it
+// Pool is the set of all slots. Its lock guards the core and every slot's mutable fields; it
 // is never held during network I/O.
 type Pool struct {
 	config Config
 
 	mu      sync.Mutex
+	core    *assign.Core
 	slots   map[key]*slot
-	agents  map[string][]*slot // by the agent's name
-	groups  map[string]*group
-	cordons map[string]bool // names of agents, see Cordon
-	warm    free
-	queue   []*Tenant // that wait for a worker, oldest first
-	counts  map[State]int
-	number  uint32 // reservation numbers
-	arrived uint64 // numbers the callers that wait
-	tenants uint64 // how many there have been
-	unmet   int    // callers that wait and that no worker is on its way to
-	wholes  int    // callers that wait and need all that they ask for
-	spare   spares
-	look    *time.Timer // when a spare one may be somebody else's
-	// untouched are the workers of tenants that need all they ask for, before they are bound.
-	untouched map[*Worker]bool
+	served  map[*assign.Slot]*slot        // the same, and those that were replaced, until Serve ends
+	callers map[*assign.Want]chan *Worker // that wait in Acquire; buffered: each gets one worker
+	alarm   *time.Timer                   // rings at due
+	due     time.Time                     // zero for never
 }
-
-// DefaultGroup is the group of agents that name none.
-const DefaultGroup = "default"
-
-// InGroup reports whether a worker of the group announced serves somebody who wants one
-// of group, "" for any.
-func InGroup(announced, group string) bool { return group == "" || announced == group }
 
 type key struct {
 	agent string
@@ -108,17 +107,88 @@ func New(config Config) *Pool {
 		config.TakeoverLimit = time.Second
 	}
 	p := &Pool{
-		config: config, slots: make(map[key]*slot), counts: make(map[State]int),
-		agents: make(map[string][]*slot), groups: make(map[string]*group), cordons: make(map[string]bool), untouched: make(map[*Worker]bool),
+		config: config, core: assign.New(), slots: make(map[key]*slot),
+		served: make(map[*assign.Slot]*slot), callers: make(map[*assign.Want]chan *Worker),
 	}
-	p.look = time.AfterFunc(time.Hour, func() {
+	p.alarm = time.AfterFunc(time.Hour, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.balance()
+		p.due = time.Time{}
+		p.apply(assign.Wake{})
 	})
-	p.look.Stop()
+	p.alarm.Stop()
 	config.Metrics.attach(p)
 	return p
+}
+
+// apply has the core decide on what has happened, and tells those that it concerns. Called with
+// the lock held.
+func (p *Pool) apply(event assign.Event) {
+	now := time.Now()
+	for _, effect := range p.core.Apply(now, event) {
+		switch e := effect.(type) {
+		case assign.Granted:
+			p.granted(e)
+		case assign.Recall:
+			close(p.holder(e.Grant).recalled)
+		case assign.Restored:
+			p.holder(e.Grant).recalled = make(chan struct{})
+		case assign.Over:
+			p.over(e.Grant)
+		case assign.Finish:
+			w := p.holder(e.Grant)
+			w.ending = time.AfterFunc(p.config.EndLimit, w.Abort)
+		}
+	}
+	due := p.core.NextWake()
+	switch {
+	case due.Equal(p.due):
+	case due.IsZero():
+		p.alarm.Stop()
+	default:
+		p.alarm.Reset(due.Sub(now))
+	}
+	p.due = due
+}
+
+// holder is the worker of a grant that is not over. Called with the lock held.
+func (p *Pool) holder(g *assign.Grant) *Worker { return p.served[g.Slot].holder }
+
+// granted gives the caller its worker. Called with the lock held.
+func (p *Pool) granted(e assign.Granted) {
+	s := p.served[e.Grant.Slot]
+	s.holder = &Worker{
+		slot: s, grant: e.Grant, confirmed: make(chan struct{}),
+		recalled: make(chan struct{}), over: make(chan struct{}),
+	}
+	p.callers[e.Want] <- s.holder
+	delete(p.callers, e.Want)
+}
+
+// over takes the worker from its holder. Called with the lock held.
+func (p *Pool) over(g *assign.Grant) {
+	s := p.served[g.Slot]
+	w := s.holder
+	if w.ending != nil {
+		w.ending.Stop() // it would keep the whole session in memory
+	}
+	close(w.over)
+	s.holder = nil
+}
+
+// NewTenant makes a tenant that is called name in snapshots and holds at most most
+// workers at a time; 0 is no bound.
+func (p *Pool) NewTenant(name string, most int) *Tenant {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.core.NewTenant(name, most)
+}
+
+// Complete says that the tenant has all that it asked for: it keeps what it has.
+func (p *Pool) Complete(t *Tenant) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.apply(assign.Completed{Tenant: t})
 }
 
 // Acquire takes a worker out of the pool, waiting for one until ctx ends, and reserves
@@ -141,115 +211,30 @@ func (p *Pool) Acquire(ctx context.Context, want Want) (*Worker, error) {
 }
 
 func (p *Pool) take(ctx context.Context, want Want) (*Worker, error) {
+	given := make(chan *Worker, 1)
 	p.mu.Lock()
-	p.arrived++
-	u := &waiter{Want: want, arrived: p.arrived, since: time.Now(), given: make(chan *Worker, 1)}
-	p.enqueue(u)
-	p.balance()
+	p.callers[&want] = given
+	p.apply(assign.Asked{Want: &want})
 	p.mu.Unlock()
 
 	select {
-	case w := <-u.given:
+	case w := <-given:
 		return w, nil
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.dequeue(u) {
-		p.balance()
-		return nil, ctx.Err()
-	}
-	// It was given in this very moment; give it to the next, unless it has ended.
-	w := <-u.given
-	switch {
-	case w.slot.holder != w:
-	case w.setUp != (SetUp{}):
-		return w, nil
+	p.apply(assign.Withdrawn{Want: &want})
+	delete(p.callers, &want)
+	select {
+	case w := <-given: // in this very moment
+		if w.SetUp() != (SetUp{}) && !w.isOver() {
+			return w, nil
+		}
+		p.apply(assign.Declined{Grant: w.grant})
 	default:
-		w.slot.finishUse()
-		p.offer(w.slot)
 	}
 	return nil, ctx.Err()
-}
-
-// hold gives s to a new holder. It happens with the choice of s, under one lock: a
-// worker that ends and is replaced before its holder has said a word is then not
-// given to a second one. Called with the lock held.
-func (p *Pool) hold(s *slot, u *waiter) *Worker {
-	p.number++
-	s.holder = &Worker{
-		slot: s, tenant: u.Tenant, number: p.number, since: time.Now(), confirmed: make(chan struct{}),
-		recalled: make(chan struct{}), over: make(chan struct{}),
-	}
-	if u.Whole {
-		p.untouched[s.holder] = true
-	}
-	u.Tenant.held++
-	p.setState(s, Reserved, "")
-	return s.holder
-}
-
-// offer makes s, which nobody has touched, available: to the one for whom it was made
-// free, if that still waits. Called with the lock held.
-func (p *Pool) offer(s *slot) {
-	if s.gone() || s.state == Draining {
-		return
-	}
-	if p.cordons[s.hello.Agent] {
-		p.disinherit(s)
-		p.setState(s, Cordoned, "")
-		return
-	}
-	if u := s.heir; p.waits(u) {
-		s.heir = nil
-		p.give(s, u)
-		return
-	}
-	s.heir = nil
-	p.setState(s, Warm, "")
-	p.warm.put(s)
-	p.balance()
-}
-
-// disinherit ends that s is on its way to somebody. Called with the lock held.
-func (p *Pool) disinherit(s *slot) {
-	if u := s.heir; u != nil {
-		s.heir = nil
-		p.unpromise(u)
-		p.recount(s)
-	}
-}
-
-// setState is the only place where a worker's state changes. Called with the lock
-// held.
-func (p *Pool) setState(s *slot, state State, reason string) {
-	if s.gone() && state != "" {
-		return // a last frame of a connection that was replaced
-	}
-	if s.state != "" {
-		p.counts[s.state]--
-	}
-	if state != "" {
-		p.counts[state]++
-	}
-	if s.state != state {
-		s.since = time.Now()
-	}
-	s.state, s.reason = state, reason
-	p.recount(s)
-}
-
-// remove forgets s. Called with the lock held, more than once for a replaced s.
-func (p *Pool) remove(s *slot) {
-	if s.gone() {
-		return
-	}
-	close(s.lost)
-	p.warm.remove(s)
-	p.disinherit(s)
-	p.setState(s, "", "")
-	delete(p.slots, key{s.hello.Agent, s.hello.Slot})
-	p.delist(s)
 }
 
 // Snapshot describes one slot at one moment.
@@ -290,13 +275,13 @@ func (p *Pool) Workers() []Snapshot {
 	all := make([]Snapshot, 0, len(p.slots))
 	for _, s := range p.slots {
 		cluster := ""
-		if s.holder != nil {
-			cluster = s.holder.tenant.name
+		if holder := s.core.Holder(); holder != nil {
+			cluster = holder.Name
 		}
 		all = append(all, Snapshot{
 			Agent: s.hello.Agent, Slot: s.hello.Slot, Group: s.hello.Group,
-			Address: s.address, State: s.state, Reason: s.reason,
-			Since: s.since, PID: s.pid, Build: s.hello.Build, LastExit: s.lastExit, Cluster: cluster,
+			Address: s.address, State: s.core.State().Phase(), Reason: s.reason,
+			Since: s.core.Since(), PID: s.pid, Build: s.hello.Build, LastExit: s.lastExit, Cluster: cluster,
 			Node: s.hello.Node, RVersion: s.hello.R, MemoryBytes: s.memory, Deaths: s.deaths,
 		})
 	}
@@ -315,14 +300,7 @@ func (p *Pool) Workers() []Snapshot {
 func (p *Pool) Counts() (states map[State]int, waiting int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	states = make(map[State]int, len(States))
-	for _, state := range States {
-		states[state] = p.counts[state]
-	}
-	for _, t := range p.queue {
-		waiting += len(t.waiting)
-	}
-	return states, waiting
+	return p.core.Phases(), p.core.Waiting()
 }
 
 // figures is the time that each slot's workers have been busy, and the memory that

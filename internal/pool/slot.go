@@ -2,7 +2,6 @@ package pool
 
 import (
 	"cmp"
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/assign"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"go.uber.org/zap"
 )
@@ -28,51 +28,46 @@ type slot struct {
 	sending sync.Mutex // see Worker.send; never taken with Pool.mu held
 
 	// Guarded by Pool.mu, as is hello.R.
-	element  *list.Element // in Pool.warm; nil while it is not free
-	state    State
-	reason   string
-	since    time.Time
+	core     assign.Slot // what its worker is assigned to
+	holder   *Worker     // who has the worker, nil for nobody
+	reason   string      // that the agent gives for its state
 	pid      int
 	lastExit string
 	deaths   int           // as Snapshot has them
 	memory   int64         // the same
 	busy     time.Duration // of all its workers, in finished calls
-	holder   *Worker       // who has the worker, nil for nobody
-	used     bool          // as recount has counted it
-	turning  bool          // the same
-	heir     *waiter       // who is to have the next one
-	draining bool          // its agent ends it after the call under way
 }
 
 func (s *slot) name() string { return s.id }
 
-func (s *slot) gone() bool {
+// forget takes the slot out of the pool, with what has happened to it. Called with the lock held,
+// more than once for a slot that was replaced.
+func (s *slot) forget(event assign.Event) {
+	p := s.pool
+	p.apply(event)
 	select {
 	case <-s.lost:
-		return true
 	default:
-		return false
+		close(s.lost)
+		delete(p.slots, key{s.hello.Agent, s.hello.Slot})
 	}
 }
 
-// finishUse takes the worker from its holder and returns where its news went, nil
+// leave is forget for a slot that Serve has done with. It returns where its worker's news went, nil
 // if nowhere. Called with the lock held.
-func (s *slot) finishUse() Sink {
+func (s *slot) leave() Sink {
+	sink := s.heldBy()
+	s.forget(assign.Lost{Slot: &s.core})
+	delete(s.pool.served, &s.core)
+	return sink
+}
+
+// heldBy is where the worker's news goes, nil if nowhere. Called with the lock held.
+func (s *slot) heldBy() Sink {
 	if s.holder == nil {
 		return nil
 	}
-	w := s.holder
-	s.pool.spare.remove(w)
-	delete(s.pool.untouched, w)
-	w.stay()
-	w.tenant.held--
-	if w.ending != nil {
-		w.ending.Stop() // it would keep the whole session in memory
-	}
-	close(w.over)
-	s.holder = nil
-	s.pool.recount(s)
-	return w.sink
+	return s.holder.sink
 }
 
 // Serve speaks with one slot until its connection ends, ctx ends or the slot
@@ -91,10 +86,8 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	err = s.read()
 	conn.Close() // before it is asked for reasons: an agent that is there dials again
 	p.mu.Lock()
-	state := s.state
-	sink := s.finishUse()
-	p.remove(s)
-	p.balance()
+	state := s.core.State().Phase()
+	sink := s.leave()
 	p.mu.Unlock()
 	orderly := ctx.Err() != nil || errors.Is(err, io.EOF) && state != Bound
 	cause := fmt.Sprintf("its connection was lost: %v", err)
@@ -139,7 +132,8 @@ func (p *Pool) welcome(ctx context.Context, conn *link.Conn, introduced func()) 
 	hello.Group = cmp.Or(hello.Group, DefaultGroup)
 	s := &slot{
 		pool: p, conn: conn, hello: hello, lost: make(chan struct{}),
-		id: workerName(hello.Agent, hello.Slot), address: conn.RemoteAddr().String(),
+		core: assign.Slot{Agent: hello.Agent, Group: hello.Group},
+		id:   workerName(hello.Agent, hello.Slot), address: conn.RemoteAddr().String(),
 	}
 	// Lazily: most have nothing to say for days, and the buffer of each would be 1.4 KB.
 	s.log = p.config.Log.WithLazy(zap.String("worker", s.name()))
@@ -157,7 +151,7 @@ func (p *Pool) welcome(ctx context.Context, conn *link.Conn, introduced func()) 
 	introduced()
 	if err := conn.Send(link.Welcome, link.WelcomeMessage{Version: link.Version, Build: p.config.Build, Usage: true}); err != nil {
 		p.mu.Lock()
-		p.remove(s)
+		s.leave()
 		p.mu.Unlock()
 		return nil, err
 	}
@@ -213,16 +207,13 @@ func (s *slot) read() error {
 func (s *slot) sink() Sink {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	if s.holder == nil {
-		return nil
-	}
-	return s.holder.sink
+	return s.heldBy()
 }
 
 func (s *slot) onReserved(number uint32) {
 	s.pool.mu.Lock()
 	defer s.pool.mu.Unlock()
-	if w := s.holder; w != nil && w.number == number {
+	if w := s.holder; w != nil && w.grant.Number == number {
 		select {
 		case <-w.confirmed: // an agent that says it twice
 		default:
@@ -231,40 +222,40 @@ func (s *slot) onReserved(number uint32) {
 	}
 }
 
+// reported are the states that an agent may report.
+var reported = map[link.WorkerState]assign.State{
+	link.Installing: assign.Installing, link.Starting: assign.Starting, link.Warm: assign.Warm,
+	link.Failed: assign.Failed, link.Draining: assign.Draining,
+}
+
 func (s *slot) onState(message link.StateMessage) {
 	p := s.pool
 	p.mu.Lock()
-	p.warm.remove(s)
-	if w := s.holder; message.State == link.Draining && w != nil && w.sink != nil {
-		s.draining = true
+	before := s.holder
+	p.apply(assign.Reported{Slot: &s.core, State: reported[message.State]})
+	if before != nil && before == s.holder { // it ends after the call under way
+		sink := before.sink
 		p.mu.Unlock()
-		w.sink.Drain()
+		if sink != nil {
+			sink.Drain()
+		}
 		return
 	}
-	// Any other state is that of a worker which nobody holds: the one that was
-	// held is over.
-	s.pid, s.memory = message.PID, 0
+	// The worker that was held is over.
+	s.pid, s.memory, s.reason = message.PID, 0, message.Reason
+	if message.State == link.Warm {
+		s.reason = ""
+	}
 	if message.R != "" {
 		s.hello.R = message.R
 	}
-	untouched := s.holder
-	sink := s.finishUse()
-	if message.State == link.Warm {
-		p.offer(s)
-	} else {
-		p.setState(s, State(message.State), message.Reason)
-		if message.State == link.Failed || message.State == link.Draining {
-			p.disinherit(s)
-		}
-	}
-	p.balance()
 	p.mu.Unlock()
-	if sink != nil {
-		sink.Ended("the worker was replaced", nil)
+	if before != nil && before.sink != nil {
+		before.sink.Ended("the worker was replaced", nil)
 	}
-	if message.State == link.Draining && untouched != nil {
+	if message.State == link.Draining && before != nil {
 		// The agent waits for the end of what it has granted.
-		if err := s.conn.SendNumber(link.Release, untouched.number); err != nil {
+		if err := s.conn.SendNumber(link.Release, before.grant.Number); err != nil {
 			s.conn.Close()
 		}
 	}
@@ -278,12 +269,12 @@ func (s *slot) onState(message link.StateMessage) {
 func (s *slot) onExit(message link.ExitMessage) {
 	p := s.pool
 	p.mu.Lock()
-	p.warm.remove(s)
-	sink := s.finishUse()
-	if s.state != Draining {
-		p.setState(s, Starting, "")
-	}
+	sink := s.heldBy()
+	p.apply(assign.Exited{Slot: &s.core})
 	s.lastExit, s.memory = "", 0
+	if s.core.State() != assign.Draining {
+		s.reason = ""
+	}
 	if !message.Expected {
 		s.lastExit = message.Cause
 		s.deaths++
@@ -291,7 +282,6 @@ func (s *slot) onExit(message link.ExitMessage) {
 	if !message.Expected || message.Kind == link.ExitDrained {
 		p.config.Metrics.died(message.Kind)
 	}
-	p.balance()
 	p.mu.Unlock()
 	s.conn.Shrink()
 	if !message.Expected {

@@ -1,13 +1,12 @@
 package pool
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/assign"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"go.uber.org/zap"
 )
@@ -31,25 +30,14 @@ type Sink interface {
 // Worker is one R process, handed out by Acquire to one holder, for one session.
 type Worker struct {
 	slot      *slot
-	tenant    *Tenant
-	number    uint32        // of the reservation
-	since     time.Time     // when the tenant got it
-	setUp     SetUp         // by nodes of the tenant that had it before; zero: fresh
+	grant     *assign.Grant
 	confirmed chan struct{} // closed by the agent's answer
 	over      chan struct{} // closed when the worker has ended or was given back
 
 	// Guarded by Pool.mu.
-	sink       Sink
-	recalled   chan struct{} // closed when somebody else is to have it
-	heir       *waiter       // whom it was recalled for
-	parting    bool          // that is another tenant's
-	evicted    bool          // it was recalled for nobody
-	spare      *list.Element // in Pool.spare; nil while it is needed
-	spareSince time.Time
-	idle       bool        // it has been spare for long
-	left       SetUp       // as its holder leaves it
-	leaving    bool        // Yield has decided that it ends
-	ending     *time.Timer // aborts it; nil before End
+	sink     Sink
+	recalled chan struct{} // closed when somebody else is to have it
+	ending   *time.Timer   // aborts it; nil before its session is over
 }
 
 var (
@@ -69,7 +57,7 @@ func (w *Worker) Over() <-chan struct{} { return w.over }
 func (w *Worker) Group() string { return w.slot.hello.Group }
 
 // SetUp is a digest of the calls by which the worker was set up, zero when it is fresh.
-func (w *Worker) SetUp() SetUp { return w.setUp }
+func (w *Worker) SetUp() SetUp { return w.grant.SetUp }
 
 // Recalled is closed when somebody else is to have the worker: an older tenant, while
 // it is untouched, or whoever comes next, after Offer. The holder should give it back,
@@ -80,50 +68,9 @@ func (w *Worker) Recalled() <-chan struct{} {
 	return w.recalled
 }
 
-// recall asks for w on behalf of u. Called with the lock held.
-func (w *Worker) recall(u *waiter) {
-	w.slot.pool.promise(u)
-	w.heir = u
-	if u.Tenant != w.tenant {
-		w.parting = true
-		w.tenant.leaving++
-		w.tenant.traded = time.Now()
-		u.Tenant.traded = w.tenant.traded
-	}
-	close(w.recalled)
-}
-
-// stay takes back that w is about to leave its tenant. Called with the lock held.
-func (w *Worker) stay() {
-	if w.parting {
-		w.parting = false
-		w.tenant.leaving--
-	}
-	w.slot.pool.unpromise(w.heir)
-	w.heir = nil
-}
-
-// evict asks for w on nobody's behalf: it is to go. Called with the lock held.
-func (w *Worker) evict() {
-	w.slot.pool.spare.remove(w)
-	w.slot.pool.recount(w.slot)
-	w.evicted = true
-	close(w.recalled)
-}
-
-// unrecall takes that back, if it was done. Called with the lock held.
-func (w *Worker) unrecall() {
-	if !w.isRecalled() {
-		return
-	}
-	w.recalled, w.evicted = make(chan struct{}), false
-	w.stay()
-}
-
-// isRecalled is called with the lock held.
-func (w *Worker) isRecalled() bool {
+func (w *Worker) isOver() bool {
 	select {
-	case <-w.recalled:
+	case <-w.over:
 		return true
 	default:
 		return false
@@ -134,10 +81,10 @@ func (w *Worker) isRecalled() bool {
 // another node of the tenant was asked for then.
 func (p *Pool) reserve(ctx context.Context, w *Worker) error {
 	s := w.slot
-	if w.setUp != (SetUp{}) {
+	if w.SetUp() != (SetUp{}) {
 		return nil
 	}
-	if err := w.send(func() error { return s.conn.SendNumber(link.Reserve, w.number) }); err != nil {
+	if err := w.send(func() error { return s.conn.SendNumber(link.Reserve, w.grant.Number) }); err != nil {
 		return err
 	}
 	limit := time.NewTimer(p.config.ReserveLimit)
@@ -164,10 +111,8 @@ func (w *Worker) send(write func() error) error {
 	s := w.slot
 	s.sending.Lock()
 	defer s.sending.Unlock()
-	select {
-	case <-w.over:
+	if w.isOver() {
 		return errOver
-	default:
 	}
 	err := write()
 	if err != nil {
@@ -180,62 +125,39 @@ func (w *Worker) send(write func() error) error {
 // nothing for a worker that is over or was bound.
 func (w *Worker) Release() {
 	s, p := w.slot, w.slot.pool
-	if w.setUp != (SetUp{}) { // others have used it
-		w.discard()
+	if w.SetUp() != (SetUp{}) { // others have used it
+		w.finish(assign.Released{Grant: w.grant})
 		return
 	}
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	p.mu.Lock()
-	if s.holder != w || s.state != Reserved {
-		p.mu.Unlock()
+	reserved := w.grant.State().Phase() == Reserved
+	p.apply(assign.Released{Grant: w.grant})
+	p.mu.Unlock()
+	if !reserved {
 		return
 	}
-	s.heir, w.heir = w.heir, nil
-	s.finishUse()
-	p.mu.Unlock()
-
 	// Sent before the worker is offered, so that the next Reserve comes after it.
-	if err := s.conn.SendNumber(link.Release, w.number); err != nil {
+	if err := s.conn.SendNumber(link.Release, w.grant.Number); err != nil {
 		s.conn.Close()
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s.state == Reserved && s.holder == nil {
-		p.offer(s)
-	}
-}
-
-// discard ends a reserved worker.
-func (w *Worker) discard() {
-	s, p := w.slot, w.slot.pool
-	p.mu.Lock()
-	reserved := s.holder == w && s.state == Reserved
-	if reserved {
-		w.leave()
-	}
-	p.mu.Unlock()
-	if reserved {
-		w.End()
-	}
+	p.apply(assign.Returned{Slot: &s.core})
 }
 
 // Bind gives the reserved worker to sink. It fails when the worker has ended meanwhile.
 func (w *Worker) Bind(sink Sink) error {
-	s, p := w.slot, w.slot.pool
+	p := w.slot.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s.holder != w || s.state != Reserved {
+	if w.grant.State().Phase() != Reserved {
 		return fmt.Errorf("worker %s has ended", w.Name())
 	}
 	w.sink = sink
-	delete(p.untouched, w)
-	p.setState(s, Bound, "")
-	if w.isRecalled() {
-		w.unrecall()
-		p.balance()
-	}
+	p.apply(assign.Used{Grant: w.grant})
 	return nil
 }
 
@@ -243,85 +165,26 @@ func (w *Worker) Bind(sink Sink) error {
 // is recalled when a caller waits that should have it. idle says that it is not in use
 // at all, and so anybody's. Keep takes that back.
 func (w *Worker) Offer(setUp SetUp, idle bool) {
-	s, p := w.slot, w.slot.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s.holder != w || s.state != Bound || w.isRecalled() {
-		return
-	}
-	w.left, w.idle = setUp, w.idle || idle
-	if w.spare == nil {
-		w.spareSince = time.Now()
-		p.spare.put(w)
-	}
-	p.recount(s)
-	p.balance()
+	w.apply(assign.Spared{Grant: w.grant, SetUp: setUp, Idle: idle})
 }
 
 // Keep says that the bound worker is needed again. If it has been recalled meanwhile,
 // another one is instead.
-func (w *Worker) Keep() {
-	p := w.slot.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.spare.remove(w)
-	w.idle = false
-	p.recount(w.slot)
-	if w.isRecalled() {
-		w.unrecall()
-		p.balance()
-	}
-}
+func (w *Worker) Keep() { w.apply(assign.Needed{Grant: w.grant}) }
 
 // Yield gives a bound worker that is not needed to whoever it was recalled for: as it
 // is to another node of its tenant, and otherwise by its end, for which End is called.
 // It reports whether there is still somebody who should have it, and the holder has not
 // taken its offer back.
-func (w *Worker) Yield() bool {
-	s, p := w.slot, w.slot.pool
+func (w *Worker) Yield() bool { return w.apply(assign.Yielded{Grant: w.grant}).Phase() != Bound }
+
+// apply applies what the holder says to the core, and returns what the worker is in then.
+func (w *Worker) apply(event assign.Event) assign.State {
+	p := w.slot.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s.holder != w || s.state != Bound {
-		return true
-	}
-	if w.evicted || s.draining {
-		w.leave()
-		return true
-	}
-	if w.spare == nil && !w.isRecalled() {
-		return false
-	}
-	u := w.heir
-	if !p.waits(u) {
-		w.unrecall()
-		if u, _ = p.heir(w, p.next(w.slot.hello.Group, false, w), time.Now()); u == nil {
-			p.spare.put(w)
-			p.recount(s)
-			p.balance() // it may be somebody's later
-			return false
-		}
-		w.recall(u)
-	}
-	if u.Tenant != w.tenant || !slices.Contains(u.SetUps, w.left) {
-		w.leave()
-		return true
-	}
-	s.finishUse()
-	p.dequeue(u)
-	next := p.hold(s, u)
-	next.number, next.since, next.setUp = w.number, w.since, w.left
-	u.given <- next
-	return true
-}
-
-// leave decides that w ends, and its successor goes to its heir. Called with the lock
-// held.
-func (w *Worker) leave() {
-	p := w.slot.pool
-	w.leaving = true
-	p.spare.remove(w)
-	p.setState(w.slot, Ending, "")
-	w.slot.heir, w.heir = w.heir, nil
+	p.apply(event)
+	return w.grant.State()
 }
 
 // SendData sends bytes of the PSOCK connection: frame[link.HeaderSize:]. It blocks
@@ -341,22 +204,19 @@ func (w *Worker) Busy(d time.Duration) {
 // End tells the agent that the session has finished sending: its R ends now. An
 // agent that does not get to it, since its R does not read what was sent before,
 // loses its connection, and has to end R for that reason.
-func (w *Worker) End() {
-	s, p := w.slot, w.slot.pool
+func (w *Worker) End() { w.finish(assign.Finished{Grant: w.grant}) }
+
+// finish applies an event by which the worker may have to end, and has the agent end it.
+func (w *Worker) finish(event assign.Event) {
+	p := w.slot.pool
 	p.mu.Lock()
-	if s.holder == w && s.state == Bound {
-		w.leave()
-	}
-	ends := w.leaving
-	if ends {
-		w.leaving = false
-		w.ending = time.AfterFunc(p.config.EndLimit, w.Abort)
-	}
+	before := w.ending
+	p.apply(event)
+	ends := w.ending != before
 	p.mu.Unlock()
-	if !ends {
-		return
+	if ends {
+		_ = w.send(w.slot.conn.SendEOF) // a failure has closed the connection
 	}
-	_ = w.send(s.conn.SendEOF) // a failure has closed the connection
 }
 
 // Abort ends the worker by closing its connection, whatever is on its way to it.
