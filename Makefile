@@ -53,11 +53,13 @@ lint:
 	$(STATICCHECK) ./...
 	$(STATICCHECK) -tags e2e ./test/e2e
 
-# What is made from other files: the chart's README, schema and copy of the site profile.
+# What is made from other files: the chart's README, schema and copy of the site profile, and the
+# picture of the states in docs/architecture.md.
 generate:
 	cp r/Rprofile.site charts/future/files/Rprofile.site
 	go -C tools run ./values-schema ../charts/future/values.yaml > charts/future/values.schema.json
 	go tool -modfile=tools/go.mod helm-docs --chart-search-root=charts/future --template-files=README.md.gotmpl --log-level=warning
+	go test ./internal/assign -run TestPictureOfTheStates -update >/dev/null
 
 # Every fuzz test of the tree, FUZZTIME each: 1000000x is a million inputs, 1h an hour.
 fuzz:

@@ -51,10 +51,11 @@ const randomClusters = `
 library(parallel); library(future)
 set.seed(as.integer(Sys.getenv("SEED")))
 rest <- function() Sys.sleep(rexp(1, 10))
+note <- function(...) cat(format(Sys.time(), "%H:%M:%OS3"), ..., "\n")
 end <- Sys.time() + min(as.numeric(Sys.getenv("SECONDS")), rexp(1, 1 / 10))
 n <- 0
 name <- function() { n <<- n + 1; paste("session", Sys.getpid(), "cluster", n) }
-check <- function(seen, may) for (tenant in unlist(seen)) if (!tenant %in% may) stop("a process of ", tenant, " is used by ", toString(may))
+check <- function(seen, may) for (tenant in unlist(seen)) if (!tenant %in% may) stop("a process of ", tenant, " is used by one of ", toString(may))
 # A process that the cluster has not used before, and then a process of its own.
 take <- function(cl, who) {
   check(clusterCall(cl, getOption, "tenant", ""), "")
@@ -65,6 +66,7 @@ listening <- function(makes) repeat {
   taken <- FALSE
   made <- tryCatch(makes(), error = function(e) {
     if (!grepl("port [0-9]+ cannot be opened", conditionMessage(e))) stop(e)
+    note(conditionMessage(e))
     taken <<- TRUE
   })
   if (!taken) return(made)
@@ -75,20 +77,23 @@ standing <- ""
 planned <- function() {
   who <- name()
   standing <<- c(standing, who)
+  note("plan", who)
   listening(function() plan(cluster, workers = 2, manual = TRUE, quiet = TRUE))
   for (i in seq_len(sample(3, 1))) {
     check(value(lapply(1:2, function(j) future({ was <- getOption("tenant", ""); options(tenant = who); was }))), c("", who))
     rest()
   }
-  if (runif(1) < 0.5) { plan(sequential); standing <<- "" } # else the nodes rest
+  if (runif(1) < 0.5) { note("end", who); plan(sequential); standing <<- "" } # else the nodes rest
 }
 made <- function() {
   who <- name()
+  note("make", who)
   cl <- listening(function() parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE))
   take(cl, who)
   rest()
   if (exists("cloneNode", asNamespace("parallelly")) && runif(1) < 0.5) {
     i <- sample(2, 1)
+    note("clone node", i)
     clone <- listening(function() parallelly::cloneNode(cl[[i]]))
     stopCluster(cl[i])
     cl[[i]] <- clone
@@ -96,7 +101,7 @@ made <- function() {
     rest()
   }
   check(clusterCall(cl, getOption, "tenant", ""), who)
-  if (runif(1) < 0.7) stopCluster(cl) # else R's collector or its end closes it
+  if (runif(1) < 0.7) { note("stop", who); stopCluster(cl) } # else R's collector or its end closes it
 }
 while (Sys.time() < end) { if (runif(1) < 0.5) planned() else made(); rest() }
 cat("clusters:", n, "\n")
