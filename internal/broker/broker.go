@@ -29,12 +29,12 @@ const (
 	// busyPoll is the pace while a cluster forms: R opens the next node's
 	// listener within 2 ms of the last one's connection.
 	busyPoll = 500 * time.Microsecond
-	// restShare bounds the polling's share of a core, however dear a look is: it is
+	// lookShare bounds the polling's share of a core, however dear a look is: it is
 	// followed by a rest of as many times its duration.
-	restShare = 4
-	// restLimit bounds that rest: a look that took seconds was held up, by other processes
+	lookShare = 4
+	// longestPause bounds that rest: a look that took seconds was held up, by other processes
 	// or by who changes the kernel's network, and sessions must not wait four times as long.
-	restLimit = 500 * time.Millisecond
+	longestPause = 500 * time.Millisecond
 	// busyFor is how long the pace stays up after the last sign of a cluster.
 	busyFor = 250 * time.Millisecond
 	// hintFor is the same after a session asked for the number of workers, which
@@ -156,13 +156,13 @@ func (b *Broker) Run(ctx context.Context) error {
 		if now.Before(busyUntil) {
 			pause = busyPoll
 		}
-		timer.Reset(rest(pause, now.Sub(began)))
+		timer.Reset(pauseAfter(pause, now.Sub(began)))
 	}
 }
 
-// rest is how long to wait before the next look after one that took so long.
-func rest(pause, took time.Duration) time.Duration {
-	return max(pause, min(restShare*took, restLimit))
+// pauseAfter is how long to wait before the next look after one that took so long.
+func pauseAfter(pause, took time.Duration) time.Duration {
+	return max(pause, min(lookShare*took, longestPause))
 }
 
 // looked notes whether the last look at the listening sockets failed.

@@ -41,10 +41,10 @@ func TestBounds(t *testing.T) {
 			}
 			pass(100 * time.Millisecond)
 		}
-		if n := len(b.List()); refused == 0 || n > MaxLeases+keepMost {
+		if n := len(b.List()); refused == 0 || n > MaxLeases+mostPast {
 			t.Errorf("%d refused, %d kept", refused, n)
 		}
-		pass(renewal + pace + keep + pace)
+		pass(renewal + pace + rememberFor + pace)
 		if n := len(b.List()); n != 0 {
 			t.Errorf("%d leases are left", n)
 		}

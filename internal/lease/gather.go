@@ -33,7 +33,7 @@ func (m *Manager) fill(l *lease, turns chan struct{}) {
 			return
 		}
 		p := &place{worker: w, taken: make(chan struct{})}
-		if m.hold(l, p) && !m.keep(l, p) {
+		if m.hold(l, p) && !m.standBy(l, p) {
 			return
 		}
 		w.Release() // nothing, for one that is over
@@ -45,9 +45,9 @@ func (m *Manager) fill(l *lease, turns chan struct{}) {
 	}
 }
 
-// keep holds p's worker until it is to be replaced by another, and reports false when
+// standBy holds p's worker until it is to be replaced by another, and reports false when
 // somebody has taken it.
-func (m *Manager) keep(l *lease, p *place) (replace bool) {
+func (m *Manager) standBy(l *lease, p *place) (replace bool) {
 	recalled := p.worker.Recalled()
 	for {
 		select {
@@ -140,7 +140,7 @@ func (m *Manager) lookAfter() {
 	}
 	m.mu.Lock()
 	now := time.Now()
-	for len(m.past) > 0 && now.Sub(m.past[0].settled) > keep {
+	for len(m.past) > 0 && now.Sub(m.past[0].settled) > rememberFor {
 		m.forget(m.past[0])
 	}
 	for _, l := range m.ports {

@@ -38,9 +38,9 @@ const (
 	MaxWait = 30 * time.Second
 	// connectLimit is how long workers stand by for a session that was told to connect.
 	connectLimit = 60 * time.Second
-	// keep is how long one hears of a lease that is over, keepMost of how many.
-	keep     = time.Minute
-	keepMost = 100
+	// rememberFor is how long one hears of a lease that is over, mostPast of how many.
+	rememberFor = time.Minute
+	mostPast    = 100
 	// portRest is how long a port is not handed out again: R's listener on it, and the
 	// broker's memory of it, may be a moment older than the end of its lease.
 	portRest = time.Second

@@ -237,7 +237,7 @@ func (m *Manager) end(l *lease, state State, message string) {
 	delete(m.ports, l.Port)
 	m.rested[l.Port] = l.settled
 	m.past = append(m.past, l)
-	if len(m.past) > keepMost {
+	if len(m.past) > mostPast {
 		m.forget(m.past[0])
 	}
 	m.config.Log.Debug("lease is over", zap.String("lease", l.ID), zap.Uint16("port", l.Port),

@@ -57,7 +57,7 @@ func TestLife(t *testing.T) {
 		if _, ok := b.Lease(s.Port); ok {
 			t.Error("an ended lease may be connected to")
 		}
-		pass(keep + pace)
+		pass(rememberFor + pace)
 		if b.look(s.ID).ID != "" {
 			t.Error("it is not forgotten")
 		}

@@ -90,7 +90,7 @@ func TestGivenToOneThatGivesUp(t *testing.T) {
 		}, Warm},
 		"its connection is lost": {func(s *slot) {
 			s.pool.mu.Lock()
-			s.leave()
+			s.disconnect()
 			s.pool.mu.Unlock()
 		}, ""},
 	} {

@@ -53,9 +53,9 @@ func (s *slot) forget(event assign.Event) {
 	}
 }
 
-// leave is forget for a slot that Serve has done with. It returns where its worker's news went, nil
+// disconnect is forget for a slot that Serve has done with. It returns where its worker's news went, nil
 // if nowhere. Called with the lock held.
-func (s *slot) leave() Sink {
+func (s *slot) disconnect() Sink {
 	sink := s.heldBy()
 	s.forget(assign.Lost{Slot: &s.core})
 	delete(s.pool.served, &s.core)
@@ -87,7 +87,7 @@ func (p *Pool) Serve(ctx context.Context, conn *link.Conn, introduced func()) er
 	conn.Close() // before it is asked for reasons: an agent that is there dials again
 	p.mu.Lock()
 	state := s.core.State().Phase()
-	sink := s.leave()
+	sink := s.disconnect()
 	p.mu.Unlock()
 	orderly := ctx.Err() != nil || errors.Is(err, io.EOF) && state != Bound
 	cause := fmt.Sprintf("its connection was lost: %v", err)
@@ -151,7 +151,7 @@ func (p *Pool) welcome(ctx context.Context, conn *link.Conn, introduced func()) 
 	introduced()
 	if err := conn.Send(link.Welcome, link.WelcomeMessage{Version: link.Version, Build: p.config.Build, Usage: true}); err != nil {
 		p.mu.Lock()
-		s.leave()
+		s.disconnect()
 		p.mu.Unlock()
 		return nil, err
 	}
