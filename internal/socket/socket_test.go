@@ -12,32 +12,19 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/socket"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"golang.org/x/sys/unix"
 )
 
 // pair is a Conn and the other end of its connection.
 func pair(t *testing.T) (*socket.Conn, *net.TCPConn) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	near, far := testkit.Pair(t)
+	conn, err := socket.New(near)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	near, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close() })
-	far, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { far.Close() })
-	conn, err := socket.New(near.(*net.TCPConn))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return conn, far.(*net.TCPConn)
+	return conn, far
 }
 
 // More than the kernel buffers, so that both directions have to wait; echoed and
