@@ -64,7 +64,7 @@ func TestPairing(t *testing.T) {
 	}
 	s.eventually("three warm workers", func() bool { return s.count(pool.Warm) == 3 })
 	s.eventually("no cluster", func() bool { return len(s.Clusters()) == 0 })
-	if n := s.metric("rendezvous_binds_total", ""); n != 3 {
+	if n := s.metric("rendezvous_binds_total"); n != 3 {
 		t.Errorf("%g binds, want 3", n)
 	}
 }
@@ -121,7 +121,7 @@ func TestUnmetDemand(t *testing.T) {
 		conn.Close()
 	}
 	s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
-	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 2 {
+	if n := s.metric("rendezvous_unmet_demand_total"); n != 2 {
 		t.Errorf("unmet demand is %g, want 2", n)
 	}
 }

@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/program"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -237,8 +237,8 @@ func TestLogLevels(t *testing.T) {
 }
 
 func TestReportReload(t *testing.T) {
-	core, logs := observer.New(zap.DebugLevel)
-	report := program.ReportReload(zap.New(core))
+	log, logs := testkit.Logger()
+	report := program.ReportReload(log)
 	report(nil)
 	report(errors.New("no such file"))
 	got := logs.All()
