@@ -238,16 +238,7 @@ func TestHungUp(t *testing.T) {
 		t.Error("hung up because there is something to be read")
 	}
 	far.Close()
-	limit := time.After(10 * time.Second)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for !conn.HungUp() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("the hang-up does not show")
-		}
-	}
+	testkit.Eventually(t, "the hang-up to show", conn.HungUp)
 	conn.Close()
 	if !conn.HungUp() {
 		t.Error("a closed connection is not hung up")
@@ -272,27 +263,12 @@ func TestWritable(t *testing.T) {
 		_, err := conn.Write(make([]byte, 64<<20))
 		sent <- err
 	}()
-	limit := time.After(10 * time.Second)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for conn.Writable() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("nobody reads, and there is room for ever")
-		}
-	}
+	testkit.Eventually(t, "the room to be used up, since nobody reads", func() bool { return !conn.Writable() })
 	go func() { _, _ = io.Copy(io.Discard, far) }()
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
-	for !conn.Writable() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("everything is read, and there is no room")
-		}
-	}
+	testkit.Eventually(t, "room, since everything is read", conn.Writable)
 	conn.Close()
 	if !conn.Writable() {
 		t.Error("a closed connection is full")
@@ -300,11 +276,7 @@ func TestWritable(t *testing.T) {
 }
 
 func TestSetBacklog(t *testing.T) {
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+	listener := testkit.Listen(t)
 	if err := socket.SetBacklog(listener, 7); err != nil {
 		t.Fatal(err)
 	}
