@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestServe(t *testing.T) {
+func TestProbesAndMetricsAreServed(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	promauto.With(registry).NewCounter(prometheus.CounterOpts{Name: "things_total", Help: "Things."}).Inc()
 	var notReady error
@@ -44,7 +44,7 @@ func TestServe(t *testing.T) {
 	stop()
 }
 
-func TestLoopback(t *testing.T) {
+func TestLoopbackAddressesAreTold(t *testing.T) {
 	for address, want := range map[string]struct {
 		loopback bool
 		problem  string

@@ -14,7 +14,7 @@ import (
 )
 
 // Connections that do nothing are bounded, and nobody waits behind them.
-func TestIdleConnections(t *testing.T) {
+func TestIdleConnectionsAreBounded(t *testing.T) {
 	listener := testkit.Listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	registry := prometheus.NewRegistry()

@@ -68,7 +68,7 @@ func ask(t *testing.T, source api.Source, method, path, body string) (int, strin
 	return testkit.Ask(t, server.Client(), method, server.URL+path, body)
 }
 
-func TestLeases(t *testing.T) {
+func TestLeasesAnswers(t *testing.T) {
 	refusal := &lease.Refusal{Kind: lease.ErrNever, Reason: lease.NoGroup, Text: "there is no worker group"}
 	busy := &lease.Refusal{Kind: lease.ErrBusy, Reason: lease.Crowded, Text: "there are 100 leases"}
 	for _, tc := range []struct {

@@ -116,7 +116,7 @@ func outlast(t *testing.T, times int) {
 
 // A node waits for as long as the worker that it is to have is in use, however short the
 // demand timeout.
-func TestTurns(t *testing.T) {
+func TestNodeWaitsForAWorkerInUse(t *testing.T) {
 	s := start(t, short)
 	a := s.computer("a")
 	s.eventually("it to be warm", func() bool { return s.count(pool.Warm) == 1 })

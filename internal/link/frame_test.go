@@ -162,7 +162,7 @@ func write(t *testing.T, raw net.Conn, s string) {
 	}
 }
 
-func TestEnds(t *testing.T) {
+func TestEndWithinAFrameIsUnexpected(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name, bytes string

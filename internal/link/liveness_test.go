@@ -15,7 +15,7 @@ import (
 )
 
 // A peer that says nothing, or stops in the middle of something, is noticed.
-func TestSilence(t *testing.T) {
+func TestSilentPeerIsNoticed(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, bytes string }{
 		{"from the start", ""},

@@ -155,7 +155,7 @@ func TestCutRecords(t *testing.T) {
 }
 
 // Strangers at a port that wants TLS.
-func TestStrangers(t *testing.T) {
+func TestStrangersAtATLSPort(t *testing.T) {
 	t.Parallel()
 	c := newConfigs(t)
 	for _, test := range []struct{ name, bytes string }{

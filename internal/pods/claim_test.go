@@ -33,7 +33,7 @@ func claim(name, group, from string) Claim {
 	return c
 }
 
-func TestVerify(t *testing.T) {
+func TestClaimsAreVerified(t *testing.T) {
 	s := newAPIServer(t)
 	s.setWith("a", at("10.0.0.1", "fd00::1"), ofGroup("gpu"))
 	s.set("b", at())

@@ -52,7 +52,7 @@ var (
 	oom = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "worker", State: terminated("OOMKilled", 137)}}}
 )
 
-func TestMissing(t *testing.T) {
+func TestMissingPodsHaveReasons(t *testing.T) {
 	s := newAPIServer(t)
 	s.set("b", &noRoom)
 	s.set("a", &ready)
@@ -88,7 +88,7 @@ rendezvous_worker_pod_ends_total{reason="other"} 0
 	}
 }
 
-func TestGroup(t *testing.T) {
+func TestGroupsHaveTheirPods(t *testing.T) {
 	s := newAPIServer(t)
 	of := func(group, node string) func(*corev1.Pod) {
 		return func(pod *corev1.Pod) { pod.Labels, pod.Spec.NodeName = map[string]string{"group": group}, node }
@@ -115,7 +115,7 @@ func TestGroup(t *testing.T) {
 	testkit.Eventually(t, "b to be gone", func() bool { return len(w.Group("default")) == 3 })
 }
 
-func TestWhy(t *testing.T) {
+func TestWhyWaitsForTheReason(t *testing.T) {
 	s := newAPIServer(t)
 	for _, name := range []string{"a", "b", "c"} {
 		s.set(name, &ready)
@@ -227,7 +227,7 @@ func TestWatchBreaksOff(t *testing.T) {
 
 // Without the right to watch there is one line in the log, and everything else goes
 // on; with it, the watch comes to life.
-func TestForbidden(t *testing.T) {
+func TestWithoutTheRightToWatch(t *testing.T) {
 	s := newAPIServer(t)
 	s.set("b", &noRoom)
 	s.Answer(http.StatusForbidden)

@@ -69,7 +69,7 @@ func drained(t *testing.T, conn net.Conn) {
 }
 
 // Each stranger is refused, counted under its reason alone, and keeps nobody out.
-func TestStrangers(t *testing.T) {
+func TestStrangersAreRefused(t *testing.T) {
 	server, client := testkit.Certificates(t)
 	_, foreign := testkit.Certificates(t)
 	foreign.InsecureSkipVerify = true // it would refuse us first
@@ -159,7 +159,7 @@ func host(i int) string { return fmt.Sprintf("127.0.1.%d", 1+i%hosts) }
 func silent(c *pool.Config) { c.HelloLimit = time.Hour }
 
 // However many are silent, they are bounded, and an agent gets in at once.
-func TestCrowd(t *testing.T) { // alone: it takes the whole machine
+func TestSilentConnectionsAreBounded(t *testing.T) { // alone: it takes the whole machine
 	s := start(t, nil, silent)
 	for i := range maxPending {
 		s.dialFrom(t, host(i))

@@ -46,7 +46,7 @@ func serve(t *testing.T, config Config) (client *http.Client, stop func()) {
 
 // All parts together: a parked worker shows at each of the interfaces, and the end
 // of the context ends everything.
-func TestRun(t *testing.T) {
+func TestWorkerShowsAtEachInterface(t *testing.T) {
 	t.Parallel()
 	config := configuration(t, nowhere)
 	config.Build = "1.2.3"

@@ -68,7 +68,7 @@ func podServer(t *testing.T) *testkit.APIServer[corev1.Pod] {
 
 // The scaler sees the pool and the pods, has what is idle leave, and shows at each of the
 // interfaces.
-func TestScale(t *testing.T) {
+func TestScalerSeesPoolAndPods(t *testing.T) {
 	t.Parallel()
 	group, err := scaler.ParseGroup("deployment=future-worker,min=1,max=4,idle=1s")
 	if err != nil {

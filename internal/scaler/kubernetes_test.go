@@ -248,7 +248,7 @@ gone {"metadata":{"annotations":{"controller.kubernetes.io/pod-deletion-cost":nu
 }
 
 // An API server that takes requests and does not answer, or is not there.
-func TestUnreachable(t *testing.T) {
+func TestSilentAPIServerIsUnreachable(t *testing.T) {
 	s := newAPIServer(t)
 	k := newKubernetes(t, s)
 	s.locked(func() { s.silent = make(chan struct{}) })
@@ -301,7 +301,7 @@ func (f *fixed) Group(string) (all []pods.Status) {
 
 // The loop as a whole, in real time: demand that is announced, a conflict, an API server
 // that fails for a moment, pods that go.
-func TestRun(t *testing.T) {
+func TestDemandBecomesReplicas(t *testing.T) {
 	s := newAPIServer(t)
 	s.set(0)
 	f := &fixed{}

@@ -29,7 +29,7 @@ func TestConnectsTo(t *testing.T) {
 }
 
 // Real processes are seen until they have connected, and what is no process is passed over.
-func TestAwaited(t *testing.T) {
+func TestProcessesAreAwaitedUntilTheyConnect(t *testing.T) {
 	listener := testkit.Listen(t)
 	port := uint16(listener.Addr().(*net.TCPAddr).Port)
 	const worker = `read x; exec 3<>"/dev/tcp/127.0.0.1/${2#PORT=}"; echo connected; read x`

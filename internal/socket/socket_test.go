@@ -100,7 +100,7 @@ func TestAcknowledge(t *testing.T) {
 	}
 }
 
-func TestNothing(t *testing.T) {
+func TestReadAndWriteNothing(t *testing.T) {
 	conn, _ := pair(t)
 	if n, err := conn.Read(nil); n != 0 || err != nil {
 		t.Errorf("reading into nothing: %d, %v", n, err)
@@ -110,7 +110,7 @@ func TestNothing(t *testing.T) {
 	}
 }
 
-func TestDeadline(t *testing.T) {
+func TestDeadlineEndsReadAndWrite(t *testing.T) {
 	conn, _ := pair(t)
 	if err := conn.SetDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-func TestClose(t *testing.T) {
+func TestCloseEndsReadAndWrite(t *testing.T) {
 	conn, _ := pair(t)
 	failed := make(chan error, 1)
 	go func() {
@@ -144,7 +144,7 @@ func TestClose(t *testing.T) {
 }
 
 // A peer that resets: an error, for this process no signal.
-func TestReset(t *testing.T) {
+func TestResetIsAnError(t *testing.T) {
 	conn, far := pair(t)
 	if err := far.SetLinger(0); err != nil {
 		t.Fatal(err)
