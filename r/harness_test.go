@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
 )
 
@@ -103,10 +104,7 @@ func (r *rendezvous) questions() []string {
 // accept stands in for a broken one: handle has each connection.
 func accept(t *testing.T, handle func(net.Conn)) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := testkit.Listen(t)
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -124,12 +122,7 @@ func accept(t *testing.T, handle func(net.Conn)) string {
 // nobody is an address at which nobody listens.
 func nobody(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", testkit.Port(t))
 }
 
 func profile(t *testing.T) string {

@@ -3,13 +3,14 @@ package test
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // flagCase is a configuration that cannot work.
@@ -25,7 +26,7 @@ type flagCase struct {
 func TestBadConfiguration(t *testing.T) {
 	t.Parallel()
 	dir := badFiles(t)
-	taken := takenAddress(t)
+	taken := testkit.Listen(t).Addr().String()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	for command, cases := range map[string][]flagCase{
 		"rendezvous":   append(rendezvousFlags(), append(rendezvousFiles(at), rendezvousAddresses(taken)...)...),
@@ -221,17 +222,6 @@ rm unreadable/tls.key; mkdir unreadable/tls.key
 cp certs/worker/tls.key mixed/
 cp others/ca.crt foreign/`)
 	return dir
-}
-
-// takenAddress is an address on which somebody listens.
-func takenAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	return listener.Addr().String()
 }
 
 // script makes an executable shell script.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // patience bounds every wait for something that must happen. It is no measure of
@@ -274,15 +274,7 @@ func (r *runtime) awaitWarm(n int) {
 // eventually polls until ok holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	limit := time.Now().Add(patience)
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		if time.Now().After(limit) {
-			t.Fatalf("waited %s for %s", patience, what)
-		}
-		<-tick.C
-	}
+	testkit.EventuallyWithin(t, patience, 10*time.Millisecond, what, ok)
 }
 
 // openGate lets a session go on that waits for the file.
@@ -301,22 +293,8 @@ func (r *runtime) metric(series string) string {
 
 func scrape(t *testing.T, address, series string) string {
 	t.Helper()
-	response, err := http.Get("http://" + address + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(body)) {
-		if value, found := strings.CutPrefix(line, series+" "); found {
-			return strings.TrimSpace(value)
-		}
-	}
-	t.Fatalf("no series %s in\n%s", series, body)
-	return ""
+	_, text := testkit.Get(t, http.DefaultClient, "http://"+address+"/metrics")
+	return testkit.Series(t, text, series)
 }
 
 // session is an R session: Rscript with the site profile.

@@ -3,7 +3,6 @@ package test
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +16,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // installPackage installs the R package once for all tests.
@@ -45,21 +45,8 @@ func packageEnv(t *testing.T) string {
 // ask sends a request to the interface for R.
 func (r *runtime) ask(method, path, body string) (status int, answer string) {
 	r.t.Helper()
-	request, err := http.NewRequest(method, "http://"+r.api+path, strings.NewReader(body))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return response.StatusCode, strings.TrimSpace(string(text))
+	status, answer = testkit.Ask(r.t, http.DefaultClient, method, "http://"+r.api+path, body)
+	return status, strings.TrimSpace(answer)
 }
 
 // live are the leases that hold or wait for something.

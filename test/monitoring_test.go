@@ -18,7 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/scaler"
-	"github.com/psock-runtime/psock-runtime/internal/socket/sockettest"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"github.com/psock-runtime/psock-runtime/test/monitoring"
 	"go.uber.org/zap"
 )
@@ -58,7 +58,7 @@ func startPrometheus(t *testing.T, targets map[string]string) *prometheusServer 
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := fmt.Sprintf("127.0.0.1:%d", sockettest.Port(t))
+	address := fmt.Sprintf("127.0.0.1:%d", testkit.Port(t))
 	if _, err := exec.LookPath("prometheus"); err != nil {
 		t.Fatalf("this test needs prometheus ('make deps' installs it): %v", err)
 	}

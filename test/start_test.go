@@ -2,7 +2,6 @@ package test
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // Workers that cannot start: the agent lives on and is not ready, its log and the
@@ -135,16 +135,7 @@ func (r *runtime) startOnFullDisk(t *testing.T) *process {
 // get asks an admin address.
 func get(t *testing.T, address, path string) (status int, body string) {
 	t.Helper()
-	response, err := http.Get("http://" + address + path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, string(text)
+	return testkit.Get(t, http.DefaultClient, "http://"+address+path)
 }
 
 // What a worker is: its machine, R's version, and its memory, which follows what it does

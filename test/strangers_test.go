@@ -18,6 +18,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // Whoever knocks at the agents' port without being an agent is refused and
@@ -225,11 +226,7 @@ func (r *runtime) handshake(t *testing.T, config *tls.Config, p []byte) {
 
 func clientTLS(t *testing.T, dir string) *tls.Config {
 	t.Helper()
-	material, err := mtls.Load(dir, mtls.WithRole(mtls.ClientRole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := material.ClientConfig()
+	config := testkit.ClientTLS(t, dir)
 	// The stranger does not care whom it speaks to.
 	config.InsecureSkipVerify, config.VerifyConnection = true, nil
 	return config
@@ -317,17 +314,7 @@ invisible(readLines(file("stdin")))
 cat(if (socketSelect(list(s), FALSE, 0)) "somebody\n" else "nobody\n")`, port))
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := testkit.Start(t, cmd)
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended
 		_ = cmd.Wait()

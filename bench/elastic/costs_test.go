@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"golang.org/x/sys/unix"
 )
 
@@ -140,16 +141,8 @@ func stopwatch(t *testing.T) func() time.Duration {
 
 // await waits for what shows only when asked for.
 func await(t *testing.T, condition func() bool) {
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
-	limit := time.After(2 * time.Minute)
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("waited in vain")
-		}
-	}
+	t.Helper()
+	testkit.EventuallyWithin(t, 2*time.Minute, 5*time.Millisecond, "what is measured to be done", condition)
 }
 
 // crowd is sessions with two nodes for each worker, all of which make the same number of

@@ -3,8 +3,6 @@ package admin_test
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,36 +10,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/psock-runtime/psock-runtime/internal/admin"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestServe(t *testing.T) {
+func TestProbesAndMetricsAreServed(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	promauto.With(registry).NewCounter(prometheus.CounterOpts{Name: "things_total", Help: "Things."}).Inc()
 	var notReady error
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() {
-		ended <- admin.Serve(ctx, listener, admin.Handler(func() error { return notReady }, registry), admin.NewClosed("program", registry).WithLabelValues("admin"))
-	}()
+	listener := testkit.Listen(t)
+	stop := testkit.Background(t, func(ctx context.Context) error {
+		return admin.Serve(ctx, listener, admin.Handler(func() error { return notReady }, registry), admin.NewClosed("program", registry).WithLabelValues("admin"))
+	})
 	get := func(path string) (int, string) {
 		t.Helper()
-		response, err := http.Get("http://" + listener.Addr().String() + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return response.StatusCode, string(body)
+		return testkit.Get(t, http.DefaultClient, "http://"+listener.Addr().String()+path)
 	}
 	for path, want := range map[string]string{"/livez": "ok\n", "/readyz": "ok\n", "/metrics": "\nthings_total 1"} {
 		if status, body := get(path); status != http.StatusOK || !strings.Contains(body, want) {
@@ -57,12 +42,9 @@ func TestServe(t *testing.T) {
 	}
 	http.DefaultClient.CloseIdleConnections()
 	stop()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("Serve: %v", err)
-	}
 }
 
-func TestLoopback(t *testing.T) {
+func TestLoopbackAddressesAreTold(t *testing.T) {
 	for address, want := range map[string]struct {
 		loopback bool
 		problem  string

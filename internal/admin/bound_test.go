@@ -10,14 +10,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // Connections that do nothing are bounded, and nobody waits behind them.
-func TestIdleConnections(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+func TestIdleConnectionsAreBounded(t *testing.T) {
+	listener := testkit.Listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	registry := prometheus.NewRegistry()
 	count := NewClosed("program", registry).WithLabelValues("admin")

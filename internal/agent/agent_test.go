@@ -18,7 +18,7 @@ import (
 )
 
 // A worker is for one session; its slot has a fresh one afterwards.
-func TestSession(t *testing.T) {
+func TestWorkerIsForOneSession(t *testing.T) {
 	s := start(t, "echo", nil)
 	s.await(pool.Warm, 1)
 	s.eventually("readiness", func() bool { return s.agent.Ready() == nil })
@@ -35,7 +35,7 @@ func TestSession(t *testing.T) {
 }
 
 // A worker that was reserved and given back untouched is the same afterwards.
-func TestUntouched(t *testing.T) {
+func TestUntouchedWorkerIsParkedAgain(t *testing.T) {
 	s := start(t, "echo", nil)
 	s.await(pool.Warm, 1)
 	before := s.pid()
@@ -53,7 +53,7 @@ func TestUntouched(t *testing.T) {
 }
 
 // A worker that dies in a session: its node learns why, the next one comes.
-func TestDeath(t *testing.T) {
+func TestDeathInASessionIsExplained(t *testing.T) {
 	s := start(t, "echo", nil)
 	s.await(pool.Warm, 1)
 	session := s.bind()
@@ -73,7 +73,7 @@ func TestDeath(t *testing.T) {
 	s.expectDeaths("signal", 1)
 }
 
-func TestCannotStart(t *testing.T) {
+func TestReasonWhyRCannotStart(t *testing.T) {
 	s := start(t, "broken", nil)
 	s.await(pool.Failed, 1)
 	reason := s.Workers()[0].Reason
@@ -87,7 +87,7 @@ func TestCannotStart(t *testing.T) {
 }
 
 // A failed installation is each slot's reason, and is tried again.
-func TestInstall(t *testing.T) {
+func TestFailedInstallationIsTriedAgain(t *testing.T) {
 	var attempts atomic.Int32
 	again := make(chan struct{})
 	s := start(t, "echo", func(c *agent.Config) {

@@ -15,7 +15,7 @@ import (
 )
 
 // Scratch folders are one agent's, and as they were when it has ended.
-func TestScratch(t *testing.T) {
+func TestScratchFoldersAreRestored(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, "echo", func(c *agent.Config) { c.Scratch, c.Slots = []string{dir}, 2 })
 	s.await(pool.Warm, 2)

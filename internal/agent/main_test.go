@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -18,14 +17,15 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/agent"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
+	"github.com/psock-runtime/psock-runtime/internal/testkit/agents"
 	"github.com/psock-runtime/psock-runtime/pkg/discovery"
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 )
 
-// patience bounds every wait; nothing is expected to come near it.
-const patience = 20 * time.Second
+const patience = testkit.Patience
 
 // behaviour makes the test binary pose as Rscript, and says what it does.
 const behaviour = "AGENT_TEST_R"
@@ -175,67 +175,27 @@ func start(t testing.TB, how string, change func(*agent.Config)) *system {
 // serve is a new rendezvous' pool at address.
 func (s *system) serve(address string) (stop func()) {
 	s.t.Helper()
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	s.registry = prometheus.NewRegistry()
 	workers := pool.New(pool.Config{
 		Log: zap.NewNop(), Metrics: pool.NewMetrics(s.registry), MaxWorkers: 10, ReserveLimit: patience,
 	})
-	s.agents, s.Pool = listener, workers
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			raw, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if conn, err := link.Accept(ctx, raw, nil, link.Timing{}); err == nil {
-				running.Go(func() { _ = workers.Serve(ctx, conn, func() {}) })
-			}
-		}
-	})
-	stop = sync.OnceFunc(func() { cancel(); listener.Close(); running.Wait() })
-	s.t.Cleanup(stop)
+	s.Pool = workers
+	s.agents, stop = agents.Serve(s.t, address, func(ctx context.Context, conn *link.Conn) { _ = workers.Serve(ctx, conn, func() {}) })
 	return stop
 }
 
 // eventually waits for what shows only when asked for.
 func (s *system) eventually(what string, condition func() bool) {
 	s.t.Helper()
-	limit := time.After(patience)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-limit:
-			s.t.Fatalf("waited in vain for %s: %+v", what, s.Workers())
-		}
-	}
+	testkit.Eventually(s.t, what, condition, func() string { return fmt.Sprintf("%+v", s.Workers()) })
 }
 
 // expectDeaths compares what the pool has counted.
 func (s *system) expectDeaths(reason string, want float64) {
 	s.t.Helper()
-	families, err := s.registry.Gather()
-	if err != nil {
-		s.t.Fatal(err)
+	if got := testkit.Metric(s.t, s.registry, "rendezvous_worker_deaths_total", reason); got != want {
+		s.t.Errorf("%v workers died with the reason %s, want %v", got, reason, want)
 	}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			if family.GetName() != "rendezvous_worker_deaths_total" || m.GetLabel()[0].GetValue() != reason {
-				continue
-			}
-			if got := m.GetCounter().GetValue(); got != want {
-				s.t.Errorf("%v workers died with the reason %s, want %v", got, reason, want)
-			}
-			return
-		}
-	}
-	s.t.Errorf("no deaths with the reason %s", reason)
 }
 
 // await waits until n slots are in a state.

@@ -11,7 +11,7 @@ import (
 
 // What a worker takes is told with the heartbeats: once while nobody has touched it,
 // and again when it has changed.
-func TestUsage(t *testing.T) {
+func TestUsageIsToldWithHeartbeats(t *testing.T) {
 	s := start(t, "echo", func(c *agent.Config) { c.Timing = link.Timing{Heartbeat: 10 * time.Millisecond} })
 	s.await(pool.Warm, 1)
 	memory := func() int64 { return s.Workers()[0].MemoryBytes }
@@ -35,7 +35,7 @@ func TestUsageAfterState(t *testing.T) {
 }
 
 // R's version and the machine are known with the first warm worker.
-func TestIdentity(t *testing.T) {
+func TestWarmWorkerTellsRVersionAndNode(t *testing.T) {
 	for how, version := range map[string]string{"echo": "4.5.1", "deaf": "4.1.2", "silent": ""} {
 		s := start(t, how, func(c *agent.Config) {
 			c.Node = "node-1"

@@ -56,7 +56,7 @@ func scaled() api.State {
 	}}
 }
 
-func TestWorkers(t *testing.T) {
+func TestWorkersAnswers(t *testing.T) {
 	for query, want := range map[string]struct {
 		status int
 		body   string
@@ -109,7 +109,7 @@ func TestWorkersForAStranger(t *testing.T) {
 	}
 }
 
-func TestOnce(t *testing.T) {
+func TestOnceAnswers(t *testing.T) {
 	for query, want := range map[string]struct {
 		status int
 		body   string
@@ -172,7 +172,7 @@ func get(t *testing.T, handler http.Handler, path string) (int, string) {
 	return recorder.Code, string(body)
 }
 
-func TestState(t *testing.T) {
+func TestStateAsJSON(t *testing.T) {
 	handler := api.Handler(api.Source{State: state})
 	status, body := get(t, handler, "/v1/state")
 	var got api.State
@@ -187,7 +187,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-func TestTable(t *testing.T) {
+func TestStateAsText(t *testing.T) {
 	for _, tc := range []struct {
 		state api.State
 		want  string

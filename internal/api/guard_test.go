@@ -10,7 +10,7 @@ import (
 )
 
 // What a browser sends for a page of somebody else's is refused, and changes nothing.
-func TestBrowsers(t *testing.T) {
+func TestBrowsersAreRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		method, path, host string
 		header             map[string]string

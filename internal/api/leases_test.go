@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/api"
 	"github.com/psock-runtime/psock-runtime/internal/lease"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // book notes what it is asked and answers with what it has.
@@ -65,24 +65,10 @@ func ask(t *testing.T, source api.Source, method, path, body string) (int, strin
 	t.Helper()
 	server := httptest.NewServer(api.Handler(source))
 	defer server.Close()
-	request, err := http.NewRequest(method, server.URL+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := server.Client().Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	got, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, string(got)
+	return testkit.Ask(t, server.Client(), method, server.URL+path, body)
 }
 
-func TestLeases(t *testing.T) {
+func TestLeasesAnswers(t *testing.T) {
 	refusal := &lease.Refusal{Kind: lease.ErrNever, Reason: lease.NoGroup, Text: "there is no worker group"}
 	busy := &lease.Refusal{Kind: lease.ErrBusy, Reason: lease.Crowded, Text: "there are 100 leases"}
 	for _, tc := range []struct {

@@ -39,7 +39,7 @@ func newAnnouncer() *announcer {
 
 // An announcement lasts until its byte comes, though others have the connection, or until the
 // connection ends.
-func TestAnnounce(t *testing.T) {
+func TestAnnouncementLastsAsLongAsItsConnection(t *testing.T) {
 	a := newAnnouncer()
 	server := httptest.NewServer(api.Handler(a.source()))
 	defer server.Close()

@@ -9,7 +9,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/api"
 )
 
-func TestNodes(t *testing.T) {
+func TestNodesAnswers(t *testing.T) {
 	for query, want := range map[string]struct {
 		status int
 		body   string

@@ -50,7 +50,7 @@ func TestOwnWorkers(t *testing.T) {
 
 // A listener that nobody has announced is served after the grace; never, when it is negative;
 // and not while a process is there that connects to it.
-func TestGrace(t *testing.T) {
+func TestUnannouncedListenerIsServedAfterTheGrace(t *testing.T) {
 	var awaited atomic.Bool
 	asked := make(chan uint16, 100)
 	awaited.Store(true)

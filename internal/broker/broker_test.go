@@ -31,7 +31,7 @@ func echo(t *testing.T, conn net.Conn, text string) {
 }
 
 // Two sessions, one of them with two nodes on one port; afterwards the pool is full.
-func TestPairing(t *testing.T) {
+func TestNodesGetWorkers(t *testing.T) {
 	s := start(t, patience)
 	for _, name := range []string{"a", "b", "c"} {
 		s.agent(name)
@@ -64,7 +64,7 @@ func TestPairing(t *testing.T) {
 	}
 	s.eventually("three warm workers", func() bool { return s.count(pool.Warm) == 3 })
 	s.eventually("no cluster", func() bool { return len(s.Clusters()) == 0 })
-	if n := s.metric("rendezvous_binds_total", ""); n != 3 {
+	if n := s.metric("rendezvous_binds_total"); n != 3 {
 		t.Errorf("%g binds, want 3", n)
 	}
 }
@@ -121,7 +121,7 @@ func TestUnmetDemand(t *testing.T) {
 		conn.Close()
 	}
 	s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
-	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 2 {
+	if n := s.metric("rendezvous_unmet_demand_total"); n != 2 {
 		t.Errorf("unmet demand is %g, want 2", n)
 	}
 }
@@ -302,7 +302,7 @@ func TestRecalledTooLate(t *testing.T) {
 
 // A plan's nodes are connected without workers. That a port was listened on for a moment
 // before, as parallelly does to try it out, is nothing of the plan's.
-func TestPlan(t *testing.T) {
+func TestPlanNeedsNoWorkers(t *testing.T) {
 	s := start(t, patience)
 	trial := s.listen(0, uid)
 	s.eventually("the trial to be seen", func() bool { return len(s.Clusters()) == 1 })

@@ -70,7 +70,7 @@ func TestNodeMadeAgain(t *testing.T) {
 	s := start(t, patience)
 	retract, first := s.announced(broker.Announcement{Intent: broker.ForFutures})
 	call(t, first.connect(), introduction)
-	s.eventually("the cluster to be ready", func() bool { return s.metric("rendezvous_clusters_total", "") == 1 })
+	s.eventually("the cluster to be ready", func() bool { return s.metric("rendezvous_clusters_total") == 1 })
 	retract()
 	s.listenAs(broker.Announcement{Port: uint16(first.port), Intent: broker.ForFutures}).connect()
 	s.eventually("its second node", func() bool {

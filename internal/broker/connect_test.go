@@ -40,7 +40,7 @@ func TestForeignListeners(t *testing.T) {
 		s.eventually("the worker's return", func() bool { return s.count(pool.Warm) == 1 })
 		listener.unlist()
 	}
-	if n := s.metric("rendezvous_binds_total", ""); n != 0 {
+	if n := s.metric("rendezvous_binds_total"); n != 0 {
 		t.Errorf("%g binds, want none", n)
 	}
 }
@@ -57,7 +57,7 @@ func TestForeignListenersWithoutAWorker(t *testing.T) {
 		t.Errorf("answered with %d bytes (%v)", n, err)
 	}
 	s.eventually("the reason", func() bool { return s.metric("rendezvous_foreign_listeners_total", "own_workers") == 1 })
-	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 0 {
+	if n := s.metric("rendezvous_unmet_demand_total"); n != 0 {
 		t.Errorf("unmet demand is %g, want none", n)
 	}
 }

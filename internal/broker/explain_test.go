@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestExplain(t *testing.T) {
+func TestUnmetDemandIsExplained(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		e    explanation

@@ -16,16 +16,16 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
+	"github.com/psock-runtime/psock-runtime/internal/testkit/agents"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait; nothing is expected to come near it.
-const patience = 20 * time.Second
+const patience = testkit.Patience
 
 // short is a demand timeout that runs out in tests, and not before a worker that is there
 // has been reserved.
@@ -129,37 +129,23 @@ func start(t *testing.T, demandTimeout time.Duration) *system {
 
 func startWith(t *testing.T, change func(*broker.Config)) *system {
 	t.Helper()
-	core, log := observer.New(zapcore.DebugLevel)
-	agents, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &system{t: t, table: &table{}, registry: prometheus.NewRegistry(), log: log, agents: agents}
+	log, logs := testkit.Logger()
+	s := &system{t: t, table: &table{}, registry: prometheus.NewRegistry(), log: logs}
 	s.pool = pool.New(pool.Config{
 		Log: zap.NewNop(), Metrics: pool.NewMetrics(s.registry), MaxWorkers: 100, ReserveLimit: patience,
 	})
 	config := broker.Config{
-		Log: zap.New(core), Metrics: broker.NewMetrics(s.registry), Relay: relay.NewMetrics(s.registry),
+		Log: log, Metrics: broker.NewMetrics(s.registry), Relay: relay.NewMetrics(s.registry),
 		Pool: s.pool, Listeners: s.table, UIDs: []uint32{uid}, Grace: 0, DemandTimeout: patience,
 		MaxAttempts: 3, Journal: journal.NewBudget(t.TempDir(), journal.Limits{Each: 1 << 20, Memory: 1 << 20}),
 	}
 	change(&config)
 	s.Broker = broker.New(config)
+	s.agents, _ = agents.Serve(t, "127.0.0.1:0", func(ctx context.Context, conn *link.Conn) { _ = s.pool.Serve(ctx, conn, func() {}) })
 	ctx, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = s.Run(ctx) })
-	running.Go(func() {
-		for {
-			raw, err := agents.Accept()
-			if err != nil {
-				return
-			}
-			if conn, err := link.Accept(ctx, raw, nil, link.Timing{}); err == nil {
-				running.Go(func() { _ = s.pool.Serve(ctx, conn, func() {}) })
-			}
-		}
-	})
-	t.Cleanup(func() { stop(); agents.Close(); running.Wait() })
+	t.Cleanup(func() { stop(); running.Wait() })
 	return s
 }
 
@@ -189,10 +175,7 @@ func (s *system) park(name, group string, data func(*link.Conn, []byte) error) *
 // parkWorkers parks one after the other: ended is called between two.
 func (s *system) parkWorkers(name, group string, data func(*link.Conn, []byte) error, ended func()) *link.Conn {
 	s.t.Helper()
-	conn, err := link.Dial(context.Background(), s.agents.Addr().String(), nil, link.Timing{})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	conn := agents.Dial(s.t, s.agents.Addr(), nil)
 	if err := conn.Send(link.Hello, link.HelloMessage{Version: link.Version, Agent: name, Instance: name, Slots: 1, Group: group}); err != nil {
 		s.t.Fatal(err)
 	}
@@ -237,34 +220,13 @@ func (s *system) count(state pool.State) int {
 // eventually waits for what shows only when asked for.
 func (s *system) eventually(what string, condition func() bool) {
 	s.t.Helper()
-	limit := time.After(patience)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-limit:
-			s.t.Fatalf("waited in vain for %s", what)
-		}
-	}
+	testkit.Eventually(s.t, what, condition)
 }
 
-// metric is the value of a counter, of the label's value given.
-func (s *system) metric(name, label string) float64 {
+// metric is the value of a metric, of the labels' values given.
+func (s *system) metric(name string, labels ...string) float64 {
 	s.t.Helper()
-	families, err := s.registry.Gather()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			if family.GetName() == name && (label == "" || m.GetLabel()[0].GetValue() == label) {
-				return m.GetCounter().GetValue()
-			}
-		}
-	}
-	s.t.Fatalf("no metric %s %s", name, label)
-	return 0
+	return testkit.Metric(s.t, s.registry, name, labels...)
 }
 
 // session is R with a listening socket for one node.

@@ -8,7 +8,7 @@ import (
 )
 
 // A session learns which of its connections are nodes: its user's, on the port, while they last.
-func TestNodes(t *testing.T) {
+func TestSessionLearnsItsNodes(t *testing.T) {
 	s := start(t, patience)
 	first := s.listenAs(broker.Announcement{Intent: broker.ForFutures})
 	one := first.connect()

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestRest(t *testing.T) {
+func TestPauseGrowsWithTheLook(t *testing.T) {
 	for _, tc := range []struct{ pause, took, want time.Duration }{
 		{idlePoll, time.Millisecond, idlePoll},
 		{busyPoll, 10 * time.Millisecond, 40 * time.Millisecond},

@@ -116,7 +116,7 @@ func outlast(t *testing.T, times int) {
 
 // A node waits for as long as the worker that it is to have is in use, however short the
 // demand timeout.
-func TestTurns(t *testing.T) {
+func TestNodeWaitsForAWorkerInUse(t *testing.T) {
 	s := start(t, short)
 	a := s.computer("a")
 	s.eventually("it to be warm", func() bool { return s.count(pool.Warm) == 1 })
@@ -177,7 +177,7 @@ func TestTurnsInVain(t *testing.T) {
 	read(t, conns[0], "0 of 0 workers are ready; a call waited ")
 	call(t, conns[1], introduction)
 	read(t, conns[1], "no worker agent is connected")
-	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 1 {
+	if n := s.metric("rendezvous_unmet_demand_total"); n != 1 {
 		t.Errorf("unmet demand is %g, want 1: the second one waited", n)
 	}
 	a := s.computer("a")
@@ -265,7 +265,7 @@ func TestTurnsOfWhoGoes(t *testing.T) {
 	s.eventually("it to wait", func() bool { _, n := s.pool.Counts(); return n == 1 })
 	conn.Close()
 	s.eventually("its end", func() bool { _, n := s.pool.Counts(); return n == 0 && len(s.Clusters()) == 0 })
-	if n := s.metric("rendezvous_unmet_demand_total", ""); n != 0 {
+	if n := s.metric("rendezvous_unmet_demand_total"); n != 0 {
 		t.Errorf("unmet demand is %g, want none", n)
 	}
 }

@@ -22,7 +22,7 @@ func (s *scaling) Starting(group string) (bool, string) {
 }
 
 // What is wanted is announced, counted and shown; what is in the way is in the R error.
-func TestWanted(t *testing.T) {
+func TestDemandIsAnnounced(t *testing.T) {
 	t.Parallel()
 	scaler := &scaling{}
 	s := startWith(t, func(c *broker.Config) {

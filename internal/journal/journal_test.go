@@ -16,7 +16,7 @@ import (
 )
 
 // What was appended is read again, however it was cut, in memory and on disk.
-func TestAppend(t *testing.T) {
+func TestAppendedIsReadAgain(t *testing.T) {
 	for name, limits := range map[string]journal.Limits{
 		"in memory": {Each: 8 << 20, Memory: 8 << 20},
 		"on disk":   {Disk: 8 << 20},
@@ -60,7 +60,7 @@ func TestAppend(t *testing.T) {
 }
 
 // The budget is one for all journals, and comes back.
-func TestFull(t *testing.T) {
+func TestJournalsShareABudget(t *testing.T) {
 	budget := journal.NewBudget(t.TempDir(), journal.Limits{Each: 4 << 10, Memory: 4 << 10, Disk: 1000})
 	one, two := journal.New(budget, 0), journal.New(budget, 0)
 	if err := one.Append(make([]byte, 5000)); err != nil {
@@ -81,7 +81,7 @@ func TestFull(t *testing.T) {
 }
 
 // What is free is kept when the budget is spent, and is none of it.
-func TestFree(t *testing.T) {
+func TestFreeBytesDoNotCount(t *testing.T) {
 	budget := journal.NewBudget(t.TempDir(), journal.Limits{})
 	j := journal.New(budget, 12<<10)
 	for range 2 { // the second time after a reset

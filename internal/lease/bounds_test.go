@@ -15,7 +15,7 @@ import (
 
 // Leases are bounded, as is what is kept of those that are over, and ports are not
 // handed out twice.
-func TestBounds(t *testing.T) {
+func TestLeasesAreBounded(t *testing.T) {
 	run(t, func(t *testing.T, b *book) {
 		ports := make(map[uint16]bool)
 		var last Snapshot
@@ -81,7 +81,7 @@ func TestManyLeases(t *testing.T) {
 
 // Ports that are in use are not handed out, and one that has been taken before the
 // lease is ready is replaced.
-func TestPorts(t *testing.T) {
+func TestPortsInUseAreNotHandedOut(t *testing.T) {
 	run(t, func(t *testing.T, b *book) {
 		var all []uint16
 		for port := uint16(11000); port < 11150; port++ {

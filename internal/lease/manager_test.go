@@ -14,7 +14,7 @@ import (
 )
 
 // From the request to the cluster's end.
-func TestLife(t *testing.T) {
+func TestLeaseFromRequestToEnd(t *testing.T) {
 	run(t, func(t *testing.T, b *book) {
 		b.workers.add("a", "b")
 		s := b.open(Request{Workers: 3, Group: "gpu", Label: "report"})
@@ -89,7 +89,7 @@ func TestSizes(t *testing.T) {
 }
 
 // A question with a limit is answered with the next news, or when the limit is over.
-func TestWait(t *testing.T) {
+func TestWaitEndsWithNews(t *testing.T) {
 	run(t, func(t *testing.T, b *book) {
 		s := b.open(Request{Workers: 2})
 		ask := func(ctx context.Context, version int, limit time.Duration) (answer chan Snapshot) {
@@ -143,7 +143,7 @@ func TestWait(t *testing.T) {
 }
 
 // A session that is gone keeps workers for a bounded time only.
-func TestExpiry(t *testing.T) {
+func TestLeaseOfALostSessionExpires(t *testing.T) {
 	run(t, func(t *testing.T, b *book) {
 		b.workers.add("a", "b", "c")
 		gone := b.open(Request{Workers: 1})
@@ -314,7 +314,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-func TestMetrics(t *testing.T) {
+func TestLeasesAreCountedByState(t *testing.T) {
 	run(t, func(t *testing.T, b *book) {
 		b.workers.add("a")
 		b.open(Request{Workers: 1})

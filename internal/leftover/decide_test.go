@@ -25,7 +25,7 @@ func proc(pid, parent int, start uint64, mark string) process {
 	return process{identity: identity{pid, start}, parent: parent, mark: mark}
 }
 
-func TestLeftovers(t *testing.T) {
+func TestWhatIsLeftOver(t *testing.T) {
 	a := life{mark: "/a", began: 110, warm: 120, used: true, ended: true}
 	remembers := func(children ...identity) life {
 		w := a
@@ -90,7 +90,7 @@ func TestUnclaimed(t *testing.T) {
 	}
 }
 
-func TestMarked(t *testing.T) {
+func TestMarkedByPrefix(t *testing.T) {
 	all := processes{10: proc(10, 1, 5, "/a/1"), 11: proc(11, 1, 500, "/a/2"), 12: proc(12, 1, 5, "/ab/1"), 13: proc(13, 1, 5, "")}
 	if got := slices.Sorted(maps.Keys(all.marked("/a/"))); !slices.Equal(got, []int{10, 11}) {
 		t.Errorf("got %v", got)

@@ -110,7 +110,7 @@ func newTracker(t *testing.T) *Tracker {
 
 // Daemons, by setsid and by a double fork, end with their worker; another worker's, and
 // those that nobody has marked, do not.
-func TestEnd(t *testing.T) {
+func TestDaemonsEndWithTheirWorker(t *testing.T) {
 	tracker := newTracker(t)
 	const daemon = `setsid sh -c 'sleep 1000 & echo $!'`
 	one, other := begin(t, tracker, "/one"), begin(t, tracker, "/other")

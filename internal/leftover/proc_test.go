@@ -43,7 +43,7 @@ func TestParseMark(t *testing.T) {
 }
 
 // Marks are read of those only of whom they are asked.
-func TestLook(t *testing.T) {
+func TestMarksAreReadOnlyOfThoseAsked(t *testing.T) {
 	tracker := newTracker(t)
 	w := begin(t, tracker, "/one")
 	pid := w.cmd.Process.Pid

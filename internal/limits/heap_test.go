@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestBoundHeap(t *testing.T) {
+func TestHeapIsBoundedByTheContainer(t *testing.T) {
 	before := debug.SetMemoryLimit(-1) // which changes nothing
 	t.Cleanup(func() { debug.SetMemoryLimit(before) })
 	const gib = 1 << 30

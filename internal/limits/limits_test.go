@@ -39,7 +39,7 @@ func root(t *testing.T, cgroup, mountinfo string, files map[string]string) strin
 	return dir
 }
 
-func TestLimits(t *testing.T) {
+func TestLimitsOfCgroups(t *testing.T) {
 	const gib = 1 << 30
 	v1Mounts := func(root string) string {
 		return "31 23 0:27 " + root + " /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n" +
@@ -135,7 +135,7 @@ func TestLimitsErrors(t *testing.T) {
 	}
 }
 
-func TestOOMKills(t *testing.T) {
+func TestOOMKillsAreCounted(t *testing.T) {
 	const v1 = "32 23 0:28 / /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n"
 	for _, tc := range []struct {
 		name, cgroup, mounts, file, content string
@@ -157,8 +157,8 @@ func TestOOMKills(t *testing.T) {
 	}
 }
 
-// TestRead reads the real thing, whatever it is here.
-func TestRead(t *testing.T) {
+// TestLimitsOfThisMachine reads the real thing, whatever it is here.
+func TestLimitsOfThisMachine(t *testing.T) {
 	l, err := Read()
 	if err != nil || l.CPUs <= 0 || l.MemoryBytes < 0 {
 		t.Errorf("got %+v, %v", l, err)

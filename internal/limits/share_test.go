@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestShare(t *testing.T) {
+func TestShareOfEachSlot(t *testing.T) {
 	const gib = 1 << 30
 	for _, tc := range []struct {
 		name   string
@@ -50,7 +50,7 @@ func TestShare(t *testing.T) {
 	}
 }
 
-func TestEnv(t *testing.T) {
+func TestShareSetsEnvironment(t *testing.T) {
 	s := Share{MemoryBytes: 1 << 30, Threads: 2}
 	got := s.Env([]string{"HOME=/root", "MKL_NUM_THREADS=7", "OMP_NUM_THREADS="})
 	want := []string{"OPENBLAS_NUM_THREADS=2", "BLIS_NUM_THREADS=2", "R_MAX_VSIZE=1073741824"}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -44,7 +45,7 @@ func TestDataSizes(t *testing.T) {
 				}
 				got = append(got, piece.Payload...)
 			}
-			if err := want(t, sent, "a frame to leave"); err != nil {
+			if err := testkit.Receive(t, sent, "a frame to leave"); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got, frame[link.HeaderSize:]) {
@@ -191,7 +192,7 @@ func TestShrinkKeepsTheNextFrame(t *testing.T) {
 			}
 			sent <- err
 		}()
-		if err := want(t, sent, "the frames to leave"); err != nil {
+		if err := testkit.Receive(t, sent, "the frames to leave"); err != nil {
 			t.Fatal(err)
 		}
 		got, err := take(rendezvous, size)

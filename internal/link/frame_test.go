@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // exchange sends message as a frame of type t and returns what is decoded at the
@@ -101,7 +102,7 @@ func TestControlFrameSize(t *testing.T) {
 		if len(frame.Payload) != link.MaxControl || !bytes.Contains(frame.Payload, []byte(largest.Reason)) {
 			t.Fatalf("a payload of %d bytes came as %d", link.MaxControl, len(frame.Payload))
 		}
-		if err := want(t, sent, "the largest frame to leave"); err != nil {
+		if err := testkit.Receive(t, sent, "the largest frame to leave"); err != nil {
 			t.Fatal(err)
 		}
 		largest.Reason += "x"
@@ -161,7 +162,7 @@ func write(t *testing.T, raw net.Conn, s string) {
 	}
 }
 
-func TestEnds(t *testing.T) {
+func TestEndWithinAFrameIsUnexpected(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name, bytes string
@@ -231,7 +232,7 @@ func TestCloseFreesBothDirections(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if err := want(t, ended, "a reader and a writer to end"); err == nil {
+			if err := testkit.Receive(t, ended, "a reader and a writer to end"); err == nil {
 				t.Error("no error after Close")
 			}
 		}

@@ -9,31 +9,18 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/socket"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // recordPair is the records of one end of a TCP connection, and the other end.
 func recordPair(t *testing.T) (*records, *net.TCPConn) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	near, far := testkit.Pair(t)
+	s, err := socket.New(near)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	near, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close() })
-	far, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { far.Close() })
-	s, err := socket.New(near.(*net.TCPConn))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newRecords(s), far.(*net.TCPConn)
+	return newRecords(s), far
 }
 
 func record(size int, seed byte) []byte {

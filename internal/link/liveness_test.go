@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"golang.org/x/sync/errgroup"
 )
 
 // A peer that says nothing, or stops in the middle of something, is noticed.
-func TestSilence(t *testing.T) {
+func TestSilentPeerIsNoticed(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, bytes string }{
 		{"from the start", ""},
@@ -77,13 +78,13 @@ func TestHeartbeatsKeepAnIdleConnection(t *testing.T) {
 		case <-enough:
 		case err := <-ended:
 			t.Fatalf("the idle connection ended: %v", err)
-		case <-time.After(patience):
+		case <-time.After(testkit.Patience):
 			t.Fatal("no heartbeats")
 		}
 		if err := agent.SendEOF(); err != nil {
 			t.Fatal(err)
 		}
-		if err := want(t, ended, "the frame after the heartbeats"); err != nil {
+		if err := testkit.Receive(t, ended, "the frame after the heartbeats"); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -110,12 +111,12 @@ func TestPacedConnection(t *testing.T) {
 		running.Go(func() error { pacer.Run(ctx); return nil })
 		defer func() { stop(); _ = running.Wait() }()
 		waiting := accept(p.backend, c.rendezvous, link.Timing{Silence: silence, Pacer: pacer})
-		agent, err := link.Dial(context.Background(), p.address(), c.agent, link.Timing{Heartbeat: time.Hour, Silence: patience})
+		agent, err := link.Dial(context.Background(), p.address(), c.agent, link.Timing{Heartbeat: time.Hour, Silence: testkit.Patience})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer agent.Close()
-		accepted := want(t, waiting, "the connection")
+		accepted := testkit.Receive(t, waiting, "the connection")
 		if accepted.err != nil {
 			t.Fatal(accepted.err)
 		}
@@ -132,17 +133,17 @@ func TestPacedConnection(t *testing.T) {
 		case <-enough:
 		case err := <-ended:
 			t.Fatalf("the connection ended: %v", err)
-		case <-time.After(patience):
+		case <-time.After(testkit.Patience):
 			t.Fatal("no answers")
 		}
 		if err := rendezvous.SendEOF(); err != nil {
 			t.Fatal(err)
 		}
-		if err := want(t, heard, "the frame after the heartbeats"); err != nil {
+		if err := testkit.Receive(t, heard, "the frame after the heartbeats"); err != nil {
 			t.Fatal(err)
 		}
 		agent.Close()
-		want(t, ended, "the end")
+		testkit.Receive(t, ended, "the end")
 	})
 }
 
@@ -150,21 +151,21 @@ func TestPacedConnection(t *testing.T) {
 // run here, would be too slow.
 func TestImpatientPeerIsNotPaced(t *testing.T) {
 	t.Parallel()
-	listener := listen(t)
-	waiting := accept(listener, nil, link.Timing{Heartbeat: 20 * time.Millisecond, Silence: patience, Pacer: link.NewPacer(time.Hour)})
+	listener := testkit.Listen(t)
+	waiting := accept(listener, nil, link.Timing{Heartbeat: 20 * time.Millisecond, Silence: testkit.Patience, Pacer: link.NewPacer(time.Hour)})
 	raw, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	accepted := want(t, waiting, "the connection")
+	accepted := testkit.Receive(t, waiting, "the connection")
 	if accepted.err != nil {
 		t.Fatal(accepted.err)
 	}
 	defer accepted.conn.Close()
 	accepted.conn.Bears(link.SilenceLimit)
 	accepted.conn.StartHeartbeat()
-	if err := raw.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := raw.SetReadDeadline(time.Now().Add(testkit.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
@@ -178,7 +179,7 @@ func TestImpatientPeerIsNotPaced(t *testing.T) {
 func TestPatience(t *testing.T) {
 	t.Parallel()
 	const every, silence = 100 * time.Millisecond, 3 * time.Second
-	listener := listen(t)
+	listener := testkit.Listen(t)
 	dial := func(timing link.Timing) (*link.Conn, net.Conn) {
 		t.Helper()
 		conn, err := link.Dial(context.Background(), listener.Addr().String(), nil, timing)
@@ -202,7 +203,7 @@ func TestPatience(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, raw, "\x09\x00\x00\x00")
-	if err := want(t, heard, "the frame after the silence"); err != nil {
+	if err := testkit.Receive(t, heard, "the frame after the silence"); err != nil {
 		t.Fatal(err)
 	}
 
@@ -216,7 +217,7 @@ func TestPatience(t *testing.T) {
 func TestHandshakeIsBounded(t *testing.T) {
 	t.Parallel()
 	c := newConfigs(t)
-	listener := listen(t)
+	listener := testkit.Listen(t)
 	raw, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +254,7 @@ func TestTrySend(t *testing.T) {
 		}
 		full <- conn.Check()
 	}()
-	if err := want(t, full, "it not to be sent"); err != nil {
+	if err := testkit.Receive(t, full, "it not to be sent"); err != nil {
 		t.Errorf("the connection has ended: %v", err)
 	}
 }

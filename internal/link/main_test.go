@@ -4,54 +4,28 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
-	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// patience bounds every wait; nothing is expected to come near it.
-const patience = 30 * time.Second
 
 // configs are the two ends' TLS configurations, of one CA; both nil without TLS.
 type configs struct{ agent, rendezvous *tls.Config }
 
 func newConfigs(t testing.TB) configs {
 	t.Helper()
-	dir := t.TempDir()
-	if err := mtls.Generate(dir, mtls.GenerateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	agent, err := mtls.Load(filepath.Join(dir, mtls.WorkerDir), mtls.WithRole(mtls.ClientRole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	rendezvous, err := mtls.Load(filepath.Join(dir, mtls.RendezvousDir), mtls.WithRole(mtls.ServerRole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return configs{agent.ClientConfig(), rendezvous.ServerConfig()}
+	rendezvous, agent := testkit.Certificates(t)
+	return configs{agent, rendezvous}
 }
 
 // plainAndTLS runs test once over each.
 func plainAndTLS(t *testing.T, test func(t *testing.T, c configs)) {
 	t.Run("plain", func(t *testing.T) { t.Parallel(); test(t, configs{}) })
 	t.Run("tls", func(t *testing.T) { t.Parallel(); test(t, newConfigs(t)) })
-}
-
-func listen(t testing.TB) net.Listener {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	return listener
 }
 
 // accepted is what became of an accepted connection.
@@ -97,14 +71,14 @@ func via(t testing.TB, address string, listener net.Listener, c configs, timing 
 
 func pair(t testing.TB, c configs, timing link.Timing) (agent, rendezvous *link.Conn) {
 	t.Helper()
-	listener := listen(t)
+	listener := testkit.Listen(t)
 	return via(t, listener.Addr().String(), listener, c, timing)
 }
 
 // rawPair is a Conn without TLS and the bare socket at its other end.
 func rawPair(t testing.TB, timing link.Timing) (*link.Conn, *net.TCPConn) {
 	t.Helper()
-	listener := listen(t)
+	listener := testkit.Listen(t)
 	waiting := accept(listener, nil, timing)
 	raw, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
@@ -119,18 +93,6 @@ func rawPair(t testing.TB, timing link.Timing) (*link.Conn, *net.TCPConn) {
 	}
 	t.Cleanup(func() { got.conn.Close() })
 	return got.conn, raw.(*net.TCPConn)
-}
-
-// want receives from c, and gives up after patience.
-func want[T any](t testing.TB, c <-chan T, what string) T {
-	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
-		panic("unreachable")
-	}
 }
 
 // mustNext reads the next frame of the wanted type.

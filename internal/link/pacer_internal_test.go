@@ -2,13 +2,11 @@ package link
 
 import (
 	"math/rand/v2"
-	"net"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/psock-runtime/psock-runtime/internal/mtls"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -109,33 +107,18 @@ func TestPacerFindsTheNextTurn(t *testing.T) {
 // are parked would have 180 MB of it.
 func TestHandshakeBuffersAreGivenBack(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := mtls.Generate(dir, mtls.GenerateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	client, err := mtls.Load(filepath.Join(dir, mtls.WorkerDir), mtls.WithRole(mtls.ClientRole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := mtls.Load(filepath.Join(dir, mtls.RendezvousDir), mtls.WithRole(mtls.ServerRole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+	server, client := testkit.Certificates(t)
+	listener := testkit.Listen(t)
 	var accepted *Conn
 	var group errgroup.Group
 	group.Go(func() error {
 		raw, err := listener.Accept()
 		if err == nil {
-			accepted, err = Accept(t.Context(), raw, server.ServerConfig(), Timing{})
+			accepted, err = Accept(t.Context(), raw, server, Timing{})
 		}
 		return err
 	})
-	dialled, err := Dial(t.Context(), listener.Addr().String(), client.ClientConfig(), Timing{})
+	dialled, err := Dial(t.Context(), listener.Addr().String(), client, Timing{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // proxy stands between an agent and a rendezvous and passes on the agent's bytes
@@ -25,7 +26,7 @@ type proxy struct {
 
 func newProxy(t *testing.T, pass func(to net.Conn, chunk []byte) error, plain bool) *proxy {
 	t.Helper()
-	p := &proxy{front: listen(t), backend: listen(t), pass: pass, plain: plain}
+	p := &proxy{front: testkit.Listen(t), backend: testkit.Listen(t), pass: pass, plain: plain}
 	var running sync.WaitGroup
 	running.Go(p.run)
 	t.Cleanup(func() { p.front.Close(); running.Wait() })
@@ -105,7 +106,7 @@ func TestSingleBytes(t *testing.T) {
 			t.Fatalf("%d bytes came as %d others: %v", size, len(got), err)
 		}
 		mustNext(t, rendezvous, link.EOF)
-		if err := want(t, sent, "the frames to leave"); err != nil {
+		if err := testkit.Receive(t, sent, "the frames to leave"); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -154,7 +155,7 @@ func TestCutRecords(t *testing.T) {
 }
 
 // Strangers at a port that wants TLS.
-func TestStrangers(t *testing.T) {
+func TestStrangersAtATLSPort(t *testing.T) {
 	t.Parallel()
 	c := newConfigs(t)
 	for _, test := range []struct{ name, bytes string }{
@@ -170,7 +171,7 @@ func TestStrangers(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			listener := listen(t)
+			listener := testkit.Listen(t)
 			waiting := accept(listener, c.rendezvous, link.Timing{})
 			raw, err := net.Dial("tcp", listener.Addr().String())
 			if err != nil {
@@ -180,21 +181,21 @@ func TestStrangers(t *testing.T) {
 			// A refusal may come before everything is sent.
 			_, _ = io.WriteString(raw, test.bytes)
 			_ = raw.(*net.TCPConn).CloseWrite()
-			if got := want(t, waiting, "the refusal"); got.err == nil {
+			if got := testkit.Receive(t, waiting, "the refusal"); got.err == nil {
 				t.Fatal("a stranger was let in")
 			}
 		})
 	}
 	t.Run("a rendezvous without TLS", func(t *testing.T) {
 		t.Parallel()
-		listener := listen(t)
+		listener := testkit.Listen(t)
 		waiting := accept(listener, nil, link.Timing{})
 		dialled := make(chan error, 1)
 		go func() {
 			_, err := link.Dial(context.Background(), listener.Addr().String(), c.agent, link.Timing{})
 			dialled <- err
 		}()
-		got := want(t, waiting, "the connection")
+		got := testkit.Receive(t, waiting, "the connection")
 		if got.err != nil {
 			t.Fatal(got.err)
 		}
@@ -202,7 +203,7 @@ func TestStrangers(t *testing.T) {
 			t.Errorf("a TLS client is %v, want a protocol error", err)
 		}
 		got.conn.Close()
-		if err := want(t, dialled, "the agent to give up"); err == nil {
+		if err := testkit.Receive(t, dialled, "the agent to give up"); err == nil {
 			t.Error("the agent takes this for TLS")
 		}
 	})

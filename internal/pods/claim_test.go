@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -32,7 +33,7 @@ func claim(name, group, from string) Claim {
 	return c
 }
 
-func TestVerify(t *testing.T) {
+func TestClaimsAreVerified(t *testing.T) {
 	s := newAPIServer(t)
 	s.setWith("a", at("10.0.0.1", "fd00::1"), ofGroup("gpu"))
 	s.set("b", at())
@@ -43,7 +44,7 @@ func TestVerify(t *testing.T) {
 	s.set("deleted", nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	eventually(t, "the deletion", func() bool { return w.Verify(over, claim("deleted", "default", "")) != nil })
+	testkit.Eventually(t, "the deletion", func() bool { return w.Verify(over, claim("deleted", "default", "")) != nil })
 	for _, tc := range []struct {
 		claim Claim
 		want  string // "": it is true
@@ -72,12 +73,12 @@ func TestVerifyWaits(t *testing.T) {
 	s := newAPIServer(t)
 	w := watch(t, s)
 	await(t, w)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	verified := make(chan error, 1)
 	go func() { verified <- w.Verify(ctx, claim("a", "gpu", "10.0.0.1")) }()
 	s.setWith("a", at(), ofGroup("gpu"))
-	eventually(t, "the pod", func() bool { return len(w.Group("gpu")) == 1 })
+	testkit.Eventually(t, "the pod", func() bool { return len(w.Group("gpu")) == 1 })
 	select {
 	case err := <-verified:
 		t.Fatalf("it has not waited for the pod's address: %v", err)
@@ -102,10 +103,10 @@ func TestVerifyStale(t *testing.T) {
 	s.set("deleted", nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	eventually(t, "the deletion", func() bool { return w.Verify(over, claim("deleted", "default", "")) != nil })
-	s.answer(http.StatusUnauthorized) // the token has expired
+	testkit.Eventually(t, "the deletion", func() bool { return w.Verify(over, claim("deleted", "default", "")) != nil })
+	s.Answer(http.StatusUnauthorized) // the token has expired
 	s.CloseClientConnections()
-	eventually(t, "the watch to be stale", func() bool { return !isClosed(w.Current()) })
+	testkit.Eventually(t, "the watch to be stale", func() bool { return !isClosed(w.Current()) })
 	s.set("new", at("10.0.0.2"))
 	for _, tc := range []struct {
 		claim    Claim
@@ -126,7 +127,7 @@ func TestVerifyStale(t *testing.T) {
 			t.Errorf("%+v: %v", tc.claim, err)
 		}
 	}
-	s.answer(0)
+	s.Answer(0)
 	await(t, w)
 	verify(t, w, claim("new", "default", "10.0.0.2"))
 }

@@ -141,7 +141,7 @@ func (e *executor) run(ctx context.Context) (stdout, stderr string, err error) {
 	return out.text(), errors.text(), err
 }
 
-func TestExec(t *testing.T) {
+func TestExecReturnsTheExitCode(t *testing.T) {
 	pod := []corev1.Pod{podNamed("scheduler-1", nil)}
 	for name, tc := range map[string]struct {
 		executor
@@ -187,7 +187,7 @@ func TestExecWithoutAPod(t *testing.T) {
 	}
 }
 
-func TestChoose(t *testing.T) {
+func TestChooseTakesAReadyPod(t *testing.T) {
 	going := func(p *corev1.Pod) { now := metav1.Now(); p.DeletionTimestamp, p.Status = &now, ready }
 	isReady := func(p *corev1.Pod) { p.Status = ready }
 	for want, pods := range map[string][]corev1.Pod{

@@ -19,7 +19,7 @@ func terminated(reason string, code int32) corev1.ContainerState {
 var running = corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
 
 // Statuses as kubelet, scheduler and controllers of Kubernetes 1.34 write them.
-func TestExplain(t *testing.T) {
+func TestStatusesAreExplained(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status corev1.PodStatus
 		want   string
@@ -93,7 +93,7 @@ func TestExplainDeleted(t *testing.T) {
 }
 
 // What explains the loss of a worker, and what is only a pod that is not ready.
-func TestLost(t *testing.T) {
+func TestReasonOfALostWorker(t *testing.T) {
 	for name, tc := range map[string]struct {
 		status corev1.PodStatus
 		want   bool
@@ -119,7 +119,7 @@ func TestLost(t *testing.T) {
 }
 
 // Explain and Group say the same of what strip keeps, and a pod is small then.
-func TestStrip(t *testing.T) {
+func TestStrippedPodSaysTheSame(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "a", UID: "1",
 		Annotations: map[string]string{"x": strings.Repeat("x", 1<<16), corev1.PodDeletionCost: "-7"},
 		Labels:      map[string]string{"y": strings.Repeat("y", 1<<16), "group": "gpu"},

@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-func TestGiveUp(t *testing.T) {
+func TestGiveUpDeletesTheRoleBinding(t *testing.T) {
 	for name, tc := range map[string]struct {
 		code int
 		want string // of the error

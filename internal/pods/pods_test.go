@@ -11,8 +11,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,8 +25,6 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/client-go/tools/remotecommand.(*heartbeat).start"))
 }
 
-const patience = 20 * time.Second
-
 type rig struct {
 	*Watcher
 	logs     *observer.ObservedLogs
@@ -34,34 +32,17 @@ type rig struct {
 }
 
 func watch(t *testing.T, s *apiServer) rig {
-	core, logs := observer.New(zap.DebugLevel)
+	log, logs := testkit.Logger()
 	registry := prometheus.NewRegistry()
 	w, err := New(Config{
-		Log: zap.New(core), Metrics: NewMetrics(registry), API: &rest.Config{Host: s.URL}, Namespace: "ns",
+		Log: log, Metrics: NewMetrics(registry), API: &rest.Config{Host: s.URL}, Namespace: "ns",
 		Selector: labels.SelectorFromSet(labels.Set{"component": "worker"}),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- w.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != context.Canceled {
-			t.Errorf("Run returned %v", err)
-		}
-	})
+	testkit.Background(t, w.Run)
 	return rig{w, logs, registry}
-}
-
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", patience, what)
-		}
-	}
 }
 
 var (
@@ -71,19 +52,19 @@ var (
 	oom = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{Name: "worker", State: terminated("OOMKilled", 137)}}}
 )
 
-func TestMissing(t *testing.T) {
+func TestMissingPodsHaveReasons(t *testing.T) {
 	s := newAPIServer(t)
 	s.set("b", &noRoom)
 	s.set("a", &ready)
 	w := watch(t, s)
-	eventually(t, "b is missing", func() bool { return fmt.Sprint(w.Missing()) == "[{b Unschedulable: no room}]" })
+	testkit.Eventually(t, "b to be missing", func() bool { return fmt.Sprint(w.Missing()) == "[{b Unschedulable: no room}]" })
 	s.set("a", &oom)
-	eventually(t, "a is missing as well", func() bool {
+	testkit.Eventually(t, "a to be missing as well", func() bool {
 		return fmt.Sprint(w.Missing()) == "[{a container worker ended by OOMKilled, exit code 137} {b Unschedulable: no room}]"
 	})
 	s.set("b", nil)
 	s.set("a", &ready)
-	eventually(t, "nothing is missing", func() bool { return len(w.Missing()) == 0 })
+	testkit.Eventually(t, "nothing to be missing", func() bool { return len(w.Missing()) == 0 })
 	if n := w.logs.FilterMessage("worker pod's container ended").Len(); n != 1 {
 		t.Errorf("%d lines about the container's end, want 1", n)
 	}
@@ -100,14 +81,14 @@ rendezvous_worker_pod_ends_total{reason="other"} 0
 `)); err != nil {
 		t.Error(err)
 	}
-	for _, query := range s.queries {
+	for _, query := range s.Queries() {
 		if !strings.HasPrefix(query, "/api/v1/namespaces/ns/pods?") || !strings.Contains(query, "labelSelector=component%3Dworker") {
 			t.Errorf("it asked for %s", query)
 		}
 	}
 }
 
-func TestGroup(t *testing.T) {
+func TestGroupsHaveTheirPods(t *testing.T) {
 	s := newAPIServer(t)
 	of := func(group, node string) func(*corev1.Pod) {
 		return func(pod *corev1.Pod) { pod.Labels, pod.Spec.NodeName = map[string]string{"group": group}, node }
@@ -122,7 +103,7 @@ func TestGroup(t *testing.T) {
 	s.set("e", &corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"})
 	w := watch(t, s)
 	const want = "[{a n1 Running true false  } {b  Pending false false  Unschedulable: no room} {d  Running true true -7 Terminating} {e  Failed false true  Evicted}]"
-	eventually(t, want, func() bool {
+	testkit.Eventually(t, want, func() bool {
 		all := w.Group("default")
 		slices.SortFunc(all, func(a, b Status) int { return strings.Compare(a.Name, b.Name) })
 		return fmt.Sprint(all) == want
@@ -131,17 +112,17 @@ func TestGroup(t *testing.T) {
 		t.Error(got)
 	}
 	s.set("b", nil)
-	eventually(t, "b is gone", func() bool { return len(w.Group("default")) == 3 })
+	testkit.Eventually(t, "b to be gone", func() bool { return len(w.Group("default")) == 3 })
 }
 
-func TestWhy(t *testing.T) {
+func TestWhyWaitsForTheReason(t *testing.T) {
 	s := newAPIServer(t)
 	for _, name := range []string{"a", "b", "c"} {
 		s.set(name, &ready)
 	}
 	w := watch(t, s)
-	eventually(t, "the pods are known", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.pods) == 3 })
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	testkit.Eventually(t, "the pods to be known", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.pods) == 3 })
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 
 	why := make(chan string)
@@ -176,13 +157,13 @@ func TestWhyIsNoOldReason(t *testing.T) {
 		{Name: "worker", State: running, RestartCount: 1, LastTerminationState: terminated("OOMKilled", 137)}}}
 	s.set("a", &restarted)
 	w := watch(t, s)
-	eventually(t, "the pod is known", func() bool { return len(w.Missing()) == 1 })
+	testkit.Eventually(t, "the pod to be known", func() bool { return len(w.Missing()) == 1 })
 	short, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer stop()
 	if got := w.Why(short, "a"); got != "" {
 		t.Errorf("%q", got)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	why := make(chan string)
 	go func() { why <- w.Why(ctx, "a") }()
@@ -198,7 +179,7 @@ func TestWhyIsNoOldReason(t *testing.T) {
 	back.ContainerStatuses[0].LastTerminationState, back.ContainerStatuses[0].State = again.ContainerStatuses[0].State, running
 	back.ContainerStatuses[0].RestartCount, back.Conditions = 2, ready.Conditions
 	s.set("a", &back)
-	eventually(t, "the pod is well", func() bool { return len(w.Missing()) == 0 })
+	testkit.Eventually(t, "the pod to be well", func() bool { return len(w.Missing()) == 0 })
 	if got := w.Why(ctx, "a"); got != "Error, exit code 1" {
 		t.Errorf("afterwards: %q", got)
 	}
@@ -212,12 +193,12 @@ func TestFailedPodIsCountedOnce(t *testing.T) {
 	s.set("old", &evicted)
 	s.set("a", &ready)
 	w := watch(t, s)
-	eventually(t, "one is missing", func() bool { return len(w.Missing()) == 1 })
+	testkit.Eventually(t, "one to be missing", func() bool { return len(w.Missing()) == 1 })
 	s.set("a", &evicted)
-	eventually(t, "two are missing", func() bool { return len(w.Missing()) == 2 })
+	testkit.Eventually(t, "two to be missing", func() bool { return len(w.Missing()) == 2 })
 	evicted.Message = "low on disk"
 	s.set("a", &evicted)
-	eventually(t, "the message changes", func() bool { return w.Missing()[0].Reason == "Evicted: low on disk" })
+	testkit.Eventually(t, "the message to change", func() bool { return w.Missing()[0].Reason == "Evicted: low on disk" })
 	if n := testutil.ToFloat64(w.config.Metrics.ends["Evicted"]); n != 1 {
 		t.Errorf("%g evictions, want 1", n)
 	}
@@ -230,14 +211,14 @@ func TestWatchBreaksOff(t *testing.T) {
 	s.set("a", &ready)
 	s.set("b", &ready)
 	w := watch(t, s)
-	eventually(t, "the pods are known", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.pods) == 2 })
-	s.answer(http.StatusServiceUnavailable)
+	testkit.Eventually(t, "the pods to be known", func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.pods) == 2 })
+	s.Answer(http.StatusServiceUnavailable)
 	s.CloseClientConnections()
 	s.set("a", &oom)
 	s.set("b", nil)
-	s.answer(0)
-	eventually(t, "a is missing", func() bool { return fmt.Sprint(w.Missing()) != "[]" })
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	s.Answer(0)
+	testkit.Eventually(t, "a to be missing", func() bool { return fmt.Sprint(w.Missing()) != "[]" })
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	if got := w.Why(ctx, "b"); got != "the pod was deleted" {
 		t.Errorf("b: %q", got)
@@ -246,18 +227,18 @@ func TestWatchBreaksOff(t *testing.T) {
 
 // Without the right to watch there is one line in the log, and everything else goes
 // on; with it, the watch comes to life.
-func TestForbidden(t *testing.T) {
+func TestWithoutTheRightToWatch(t *testing.T) {
 	s := newAPIServer(t)
 	s.set("b", &noRoom)
-	s.answer(http.StatusForbidden)
+	s.Answer(http.StatusForbidden)
 	w := watch(t, s)
-	eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
+	testkit.Eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
 	line := w.logs.All()[0]
 	if !strings.Contains(line.Message, "allow get, list, watch of pods") || line.ContextMap()["namespace"] != "ns" {
 		t.Errorf("%+v", line)
 	}
-	s.answer(0)
-	eventually(t, "b is missing", func() bool { return len(w.Missing()) == 1 })
+	s.Answer(0)
+	testkit.Eventually(t, "b to be missing", func() bool { return len(w.Missing()) == 1 })
 	if n := w.logs.Len(); n != 1 {
 		t.Errorf("%d lines", n)
 	}

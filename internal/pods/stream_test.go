@@ -13,8 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,8 +48,8 @@ func receive(t *testing.T, watch apiwatch.Interface) (event apiwatch.Event, open
 	t.Helper()
 	select {
 	case event, open = <-watch.ResultChan():
-	case <-time.After(patience):
-		t.Fatalf("no event within %s", patience)
+	case <-time.After(testkit.Patience):
+		t.Fatalf("no event within %s", testkit.Patience)
 	}
 	return event, open
 }
@@ -102,25 +102,23 @@ func TestWatchBeginsWithAList(t *testing.T) {
 		t.Error("the pods are known in the midst of them")
 	}
 	told(apiwatch.Event{Type: apiwatch.Bookmark, Object: bookmark(map[string]string{metav1.InitialEventsAnnotationKey: "true"})})
-	eventually(t, "the pods are known", func() bool { return isClosed(w.Current()) })
+	testkit.Eventually(t, "the pods to be known", func() bool { return isClosed(w.Current()) })
 	watch.Stop()
-	eventually(t, "they are not any more", func() bool { return !isClosed(w.Current()) })
+	testkit.Eventually(t, "the pods not to be known any more", func() bool { return !isClosed(w.Current()) })
 }
 
 // The same with client-go, and a server that sends its list so.
 func TestListByWatch(t *testing.T) {
 	s := newAPIServer(t)
-	s.lists = true
+	s.Stream()
 	s.set("a", at("10.0.0.1"))
 	w := watch(t, s)
 	await(t, w)
 	verify(t, w, claim("a", "default", "10.0.0.1"))
 	s.set("b", at("10.0.0.2"))
 	verify(t, w, claim("b", "default", "10.0.0.2"))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.queries) != 1 || !strings.Contains(s.queries[0], "sendInitialEvents=true") {
-		t.Errorf("it asked for %q", s.queries)
+	if queries := s.Queries(); len(queries) != 1 || !strings.Contains(queries[0], "sendInitialEvents=true") {
+		t.Errorf("it asked for %q", queries)
 	}
 }
 
@@ -145,11 +143,11 @@ func TestWatchExpires(t *testing.T) {
 	s := newAPIServer(t)
 	w := watch(t, s)
 	await(t, w)
-	s.expire()
+	s.Expire()
 	s.CloseClientConnections()
-	eventually(t, "the watch to have expired", func() bool { return !s.expires() && !isClosed(w.Current()) })
+	testkit.Eventually(t, "the watch to have expired", func() bool { return !s.Expires() && !isClosed(w.Current()) })
 	s.set("a", at("10.0.0.1"))
-	s.answer(0)
+	s.Answer(0)
 	await(t, w)
 	verify(t, w, claim("a", "default", "10.0.0.1"))
 }
@@ -157,17 +155,13 @@ func TestWatchExpires(t *testing.T) {
 // await returns when the pods are known.
 func await(t *testing.T, w rig) {
 	t.Helper()
-	select {
-	case <-w.Current():
-	case <-time.After(patience):
-		t.Fatalf("the pods are not known within %s", patience)
-	}
+	testkit.Receive(t, w.Current(), "the pods to be known")
 }
 
 // verify returns when what is claimed is known to be true.
 func verify(t *testing.T, w rig, claim Claim) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testkit.Patience)
 	defer cancel()
 	if err := w.Verify(ctx, claim); err != nil {
 		t.Error(err)
@@ -181,7 +175,7 @@ func TestCurrentAgain(t *testing.T) {
 	await(t, w)
 	before := s.watches()
 	s.CloseClientConnections()
-	eventually(t, "the next watch", func() bool { return s.watches() > before }) // now Current is not that of before
+	testkit.Eventually(t, "the next watch", func() bool { return s.watches() > before }) // now Current is not that of before
 	await(t, w)
 	s.set("a", at("10.0.0.1"))
 	verify(t, w, claim("a", "default", "10.0.0.1"))
@@ -199,14 +193,14 @@ func isClosed(c <-chan struct{}) bool {
 // Without an answer of the API server nothing is known, and that is known.
 func TestNotListed(t *testing.T) {
 	s := newAPIServer(t)
-	s.answer(http.StatusForbidden)
+	s.Answer(http.StatusForbidden)
 	s.set("a", at("10.0.0.1"))
 	w := watch(t, s)
-	eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
+	testkit.Eventually(t, "a complaint", func() bool { return w.logs.Len() > 0 })
 	if isClosed(w.Current()) {
 		t.Error("the pods are known")
 	}
-	s.answer(0)
+	s.Answer(0)
 	await(t, w)
 	verify(t, w, claim("a", "default", "10.0.0.1"))
 }
@@ -229,8 +223,8 @@ func TestNoAnswerAtTheStart(t *testing.T) {
 	} {
 		t.Run(why, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				core, logs := observer.New(zap.DebugLevel)
-				w, err := New(Config{Log: zap.New(core), API: &rest.Config{Host: "http://api", Transport: server}, Namespace: "ns", Selector: labels.Everything()})
+				log, logs := testkit.Logger()
+				w, err := New(Config{Log: log, API: &rest.Config{Host: "http://api", Transport: server}, Namespace: "ns", Selector: labels.Everything()})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -3,12 +3,12 @@ package pool
 import (
 	"context"
 	"errors"
-	"net"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/assign"
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap"
 )
 
@@ -16,11 +16,7 @@ import (
 // by calling what Serve's goroutine would call.
 func newSlot(t *testing.T) (*Pool, *slot) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
+	listener := testkit.Listen(t)
 	conn, err := link.Dial(context.Background(), listener.Addr().String(), nil, link.Timing{})
 	if err != nil {
 		t.Fatal(err)

@@ -3,23 +3,22 @@ package pool_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
+	"github.com/psock-runtime/psock-runtime/internal/testkit/agents"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait; nothing is expected to come near it.
-const patience = 20 * time.Second
+const patience = testkit.Patience
 
 // rendezvous is a pool behind a listener on loopback.
 type rendezvous struct {
@@ -47,11 +46,7 @@ func (r *rendezvous) want(rank int) pool.Want {
 
 func start(t *testing.T, change func(*pool.Config)) *rendezvous {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &rendezvous{listener: listener, registry: prometheus.NewRegistry(), served: make(chan error, 10000), tenants: make(map[int]*pool.Tenant)}
+	r := &rendezvous{registry: prometheus.NewRegistry(), served: make(chan error, 10000), tenants: make(map[int]*pool.Tenant)}
 	config := pool.Config{
 		Log: zap.NewNop(), Metrics: pool.NewMetrics(r.registry), Build: "test", MaxWorkers: 100, ReserveLimit: patience,
 	}
@@ -59,24 +54,9 @@ func start(t *testing.T, change func(*pool.Config)) *rendezvous {
 		change(&config)
 	}
 	r.Pool = pool.New(config)
-	var ctx context.Context
-	ctx, r.stop = context.WithCancel(context.Background())
-	r.ctx = ctx
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			raw, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			conn, err := link.Accept(ctx, raw, nil, link.Timing{})
-			if err != nil {
-				continue
-			}
-			running.Go(func() { r.served <- r.Serve(ctx, conn, func() {}) })
-		}
-	})
-	t.Cleanup(func() { r.stop(); listener.Close(); running.Wait() })
+	r.ctx, r.stop = context.WithCancel(context.Background())
+	r.listener, _ = agents.Serve(t, "127.0.0.1:0", func(_ context.Context, conn *link.Conn) { r.served <- r.Serve(r.ctx, conn, func() {}) })
+	t.Cleanup(r.stop)
 	return r
 }
 
@@ -93,12 +73,7 @@ func hello(name string) link.HelloMessage {
 // dial connects and says hello, no more.
 func (r *rendezvous) dial(t *testing.T, hello link.HelloMessage) *agent {
 	t.Helper()
-	conn, err := link.Dial(context.Background(), r.listener.Addr().String(), nil, link.Timing{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	a := &agent{t, conn}
+	a := &agent{t, agents.Dial(t, r.listener.Addr(), nil)}
 	a.send(link.Hello, hello)
 	return a
 }
@@ -289,31 +264,16 @@ func (s *sink) expect(t *testing.T, events ...string) {
 	}
 }
 
-// want receives from c, and gives up after patience.
+// want receives from c.
 func want[T any](t *testing.T, c <-chan T, what string) T {
 	t.Helper()
-	select {
-	case v := <-c:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
-		panic("unreachable")
-	}
+	return testkit.Receive(t, c, what)
 }
 
 // eventually waits for what the pool shows only when asked.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	limit := time.After(patience)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
+	testkit.Eventually(t, what, condition)
 }
 
 // counts fails unless exactly these states have workers, and nobody waits.
@@ -343,21 +303,5 @@ func (r *rendezvous) snapshot(t *testing.T) pool.Snapshot {
 // metric is the value of a metric, of the labels' values given.
 func (r *rendezvous) metric(t *testing.T, name string, labels ...string) float64 {
 	t.Helper()
-	families, err := r.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range families {
-		for _, m := range family.GetMetric() {
-			var values []string
-			for _, pair := range m.GetLabel() {
-				values = append(values, pair.GetValue())
-			}
-			if family.GetName() == name && fmt.Sprint(values) == fmt.Sprint(labels) {
-				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
-		}
-	}
-	t.Fatalf("no metric %s%v", name, labels)
-	return 0
+	return testkit.Metric(t, r.registry, name, labels...)
 }

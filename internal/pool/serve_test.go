@@ -1,7 +1,6 @@
 package pool_test
 
 import (
-	"context"
 	"errors"
 	"net"
 	"strings"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit/agents"
 )
 
 func TestRejected(t *testing.T) {
@@ -57,11 +57,7 @@ func TestRejected(t *testing.T) {
 // strange is a connection that begins with something else than a Hello.
 func (r *rendezvous) strange(t *testing.T, send func(*link.Conn) error) *agent {
 	t.Helper()
-	conn, err := link.Dial(context.Background(), r.listener.Addr().String(), nil, link.Timing{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
+	conn := agents.Dial(t, r.listener.Addr(), nil)
 	if err := send(conn); err != nil {
 		t.Fatal(err)
 	}

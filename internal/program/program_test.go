@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/program"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -67,7 +67,7 @@ func TestForeignVariables(t *testing.T) {
 	}
 }
 
-func TestRun(t *testing.T) {
+func TestExitCodesAndOutput(t *testing.T) {
 	for _, tc := range []struct {
 		name           string
 		args           []string
@@ -123,7 +123,7 @@ func TestEnvironment(t *testing.T) {
 }
 
 // The caller's context ends the command, too.
-func TestContext(t *testing.T) {
+func TestContextEndsTheCommand(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
 	var out bytes.Buffer
@@ -155,7 +155,7 @@ func TestBrokenFlags(t *testing.T) {
 	}
 }
 
-func TestListen(t *testing.T) {
+func TestListenErrorsNameTheFlag(t *testing.T) {
 	listener, err := program.Listen("--admin", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func TestListen(t *testing.T) {
 }
 
 // One object a line on stderr, with the level, the time and the fields alone.
-func TestLog(t *testing.T) {
+func TestLogIsJSONOnStderr(t *testing.T) {
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -237,8 +237,8 @@ func TestLogLevels(t *testing.T) {
 }
 
 func TestReportReload(t *testing.T) {
-	core, logs := observer.New(zap.DebugLevel)
-	report := program.ReportReload(zap.New(core))
+	log, logs := testkit.Logger()
+	report := program.ReportReload(log)
 	report(nil)
 	report(errors.New("no such file"))
 	got := logs.All()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/psock-runtime/psock-runtime/internal/facts"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // R that is interrupted while it sends a large call waits for the answer to its next one,
@@ -158,19 +159,7 @@ func named(call []byte) []byte {
 // lost is how many calls are counted as lost for the reason.
 func (s *session) lost(t *testing.T, reason relay.LossReason) float64 {
 	t.Helper()
-	families, err := s.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range families {
-		for _, metric := range family.GetMetric() {
-			if family.GetName() == "rendezvous_lost_calls_total" && metric.GetLabel()[0].GetValue() == string(reason) {
-				return metric.GetCounter().GetValue()
-			}
-		}
-	}
-	t.Fatalf("no metric of calls lost as %s", reason)
-	return 0
+	return testkit.Metric(t, s.registry, "rendezvous_lost_calls_total", string(reason))
 }
 
 // total is how many bytes the worker was sent.

@@ -16,14 +16,14 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/relay"
 	"github.com/psock-runtime/psock-runtime/internal/socket"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait; nothing is expected to come near it.
-const patience = 20 * time.Second
+const patience = testkit.Patience
 
 // worker is the relay's other end: it keeps what it is sent.
 type worker struct {
@@ -221,20 +221,8 @@ func newSession(t testing.TB, recovery relay.Recovery, limits journal.Limits) *s
 // connect returns both ends of a connection.
 func connect(t testing.TB) (client *socket.Conn, r *net.TCPConn) {
 	t.Helper()
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	dialled, err := net.DialTCP("tcp", nil, listener.Addr().(*net.TCPAddr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err = socket.New(dialled)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err = listener.AcceptTCP()
+	near, r := testkit.Pair(t)
+	client, err := socket.New(near)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,29 +250,15 @@ func (s *session) run(t testing.TB, run func() (cause string, err error)) {
 	})
 }
 
-func receive[T any](t testing.TB, c <-chan T, what string) (v T) {
+func receive[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
-	}
-	return v
+	return testkit.Receive(t, c, what)
 }
 
 // eventually waits for what shows only when asked for.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	limit := time.After(patience)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
+	testkit.Eventually(t, what, condition)
 }
 
 // read reads n bytes at R's end.

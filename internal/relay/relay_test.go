@@ -12,7 +12,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/pkg/psock"
 )
 
-func TestCalls(t *testing.T) {
+func TestActivityOfCalls(t *testing.T) {
 	s := start(t, &worker{}, nil)
 	exec := call("EXEC", []byte("some data"))
 	// Busy from the first byte.
@@ -52,7 +52,7 @@ rendezvous_calls_total{result="success"} 1
 }
 
 // The first bytes were read before the relay began.
-func TestOpening(t *testing.T) {
+func TestOpeningIsRelayedFirst(t *testing.T) {
 	exec := call("EXEC", nil)
 	s := start(t, &worker{}, append(make([]byte, relay.Headroom), exec...))
 	if got := s.worker.await(t, len(exec)); !bytes.Equal(got, exec) {
@@ -75,7 +75,7 @@ func TestDone(t *testing.T) {
 }
 
 // What is no R message passes all the same, and is counted once.
-func TestOpaque(t *testing.T) {
+func TestOpaqueBytesPass(t *testing.T) {
 	s := start(t, &worker{}, nil)
 	odd := bytes.Repeat([]byte("this is not R "), 1000)
 	s.write(t, odd)
@@ -100,7 +100,7 @@ rendezvous_opaque_streams_total 1
 }
 
 // Much more than any buffer, both ways at once.
-func TestLarge(t *testing.T) {
+func TestMoreThanBuffersBothWays(t *testing.T) {
 	s := start(t, &worker{}, nil)
 	payload := make([]byte, 10<<20)
 	if _, err := rand.Read(payload); err != nil {

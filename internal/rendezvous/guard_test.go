@@ -19,6 +19,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/labels"
@@ -41,17 +42,9 @@ func sides(t *testing.T, names ...string) (server *tls.Config, clients []*tls.Co
 		if err := os.CopyFS(own, os.DirFS(filepath.Join(dir, mtls.WorkerDir))); err != nil {
 			t.Fatal(err)
 		}
-		worker, err := mtls.Load(own, mtls.WithRole(mtls.ClientRole))
-		if err != nil {
-			t.Fatal(err)
-		}
-		clients = append(clients, worker.ClientConfig())
+		clients = append(clients, testkit.ClientTLS(t, own))
 		if server == nil {
-			rendezvous, err := mtls.Load(filepath.Join(dir, mtls.RendezvousDir), mtls.WithRole(mtls.ServerRole))
-			if err != nil {
-				t.Fatal(err)
-			}
-			server = rendezvous.ServerConfig()
+			server = testkit.ServerTLS(t, filepath.Join(dir, mtls.RendezvousDir))
 		}
 	}
 	return server, clients
@@ -124,7 +117,7 @@ func TestCertificateWithoutTheName(t *testing.T) {
 // One client does not fill the pool under the name of one slot, nor take another's name.
 func TestOneClientOneSlot(t *testing.T) {
 	t.Parallel()
-	server, client := certificates(t)
+	server, client := testkit.Certificates(t)
 	s := startWith(t, Config{TLS: server}, nil, func(c *pool.Config) { c.TakeoverLimit = time.Nanosecond }, anywhere)
 	s.join(t, client, "a")
 	const more = 20
@@ -175,7 +168,7 @@ func TestAgentsOfPods(t *testing.T) {
 				return w, err
 			}
 			client, _ := serve(t, config)
-			receive(t, receive(t, watchers, "the watch").Current(), "the pods")
+			testkit.Receive(t, testkit.Receive(t, watchers, "the watch").Current(), "the pods")
 			s := &system{listener: config.Agents}
 			s.join(t, nil, "pod-a").Close()
 			conn, err := link.Dial(context.Background(), relayed(t, tc.host, config.Agents), nil, link.Timing{})

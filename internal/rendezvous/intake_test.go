@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,25 +18,8 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/mtls"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
-
-// certificates makes a CA and returns the two sides' configurations.
-func certificates(t *testing.T) (server, client *tls.Config) {
-	t.Helper()
-	dir := t.TempDir()
-	if err := mtls.Generate(dir, mtls.GenerateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	rendezvous, err := mtls.Load(filepath.Join(dir, mtls.RendezvousDir), mtls.WithRole(mtls.ServerRole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	worker, err := mtls.Load(filepath.Join(dir, mtls.WorkerDir), mtls.WithRole(mtls.ClientRole))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return rendezvous.ServerConfig(), worker.ClientConfig()
-}
 
 // send is a stranger that writes p and waits for what comes of it.
 func send(p string) func(*testing.T, *system) {
@@ -87,9 +69,9 @@ func drained(t *testing.T, conn net.Conn) {
 }
 
 // Each stranger is refused, counted under its reason alone, and keeps nobody out.
-func TestStrangers(t *testing.T) {
-	server, client := certificates(t)
-	_, foreign := certificates(t)
+func TestStrangersAreRefused(t *testing.T) {
+	server, client := testkit.Certificates(t)
+	_, foreign := testkit.Certificates(t)
 	foreign.InsecureSkipVerify = true // it would refuse us first
 	foreign.VerifyConnection = nil
 	hello := agentHello("a")
@@ -130,7 +112,7 @@ func TestStrangers(t *testing.T) {
 // Silence, and a hello of one byte at a time, are bounded as a whole.
 func TestSlowStrangers(t *testing.T) {
 	t.Parallel()
-	server, client := certificates(t)
+	server, client := testkit.Certificates(t)
 	s := start(t, server, nil)
 	mute := s.dial(t)
 	silent, dribbling := s.link(t, client), s.dial(t)
@@ -156,7 +138,7 @@ func TestSlowStrangers(t *testing.T) {
 	if _, err := silent.Next(); err == nil {
 		t.Error("the silent one was answered")
 	}
-	receive(t, closed, "the slow one to be closed")
+	testkit.Receive(t, closed, "the slow one to be closed")
 	s.eventually(t, "three refusals", func() bool { return s.refusals(t) == 3 })
 	if mutes, others := s.refused(t, refusedTLS), s.refused(t, refusedProtocol); mutes != 1 || others != 2 {
 		t.Errorf("%g refused for TLS, %g for the protocol; want 1 and 2", mutes, others)
@@ -177,7 +159,7 @@ func host(i int) string { return fmt.Sprintf("127.0.1.%d", 1+i%hosts) }
 func silent(c *pool.Config) { c.HelloLimit = time.Hour }
 
 // However many are silent, they are bounded, and an agent gets in at once.
-func TestCrowd(t *testing.T) { // alone: it takes the whole machine
+func TestSilentConnectionsAreBounded(t *testing.T) { // alone: it takes the whole machine
 	s := start(t, nil, silent)
 	for i := range maxPending {
 		s.dialFrom(t, host(i))
@@ -209,7 +191,7 @@ func TestIdleHost(t *testing.T) { // alone: it takes the whole machine
 		t.Fatal(err)
 	}
 	idle := int(min(10000, files.Cur-4*maxPending))
-	server, client := certificates(t)
+	server, client := testkit.Certificates(t)
 	s := start(t, server, silent)
 	began := time.Now()
 	for range idle {
@@ -249,7 +231,7 @@ func TestCrowdLeaves(t *testing.T) { // alone: it takes the whole machine
 	for i := range maxPending {
 		s.dialFrom(t, host(i+hosts/2))
 	}
-	receive(t, left, "the crowd to leave")
+	testkit.Receive(t, left, "the crowd to leave")
 	s.eventually(t, "the old crowd to be counted", func() bool { return s.refusals(t) >= maxPending })
 	s.eventually(t, "the new crowd", func() bool { return float64(s.pending()) == 2*maxPending-s.refusals(t) })
 }
@@ -298,7 +280,7 @@ func TestAcceptFails(t *testing.T) {
 	if _, err := conn.Next(); err == nil {
 		t.Error("the agent's connection goes on")
 	}
-	if err := receive(t, s.ended, "the end"); !errors.Is(err, net.ErrClosed) {
+	if err := testkit.Receive(t, s.ended, "the end"); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a listener that is closed: %v", err)
 	}
 }
@@ -306,7 +288,7 @@ func TestAcceptFails(t *testing.T) {
 // All agents dial at once, as after a restart of the rendezvous, from one address, and more
 // than may be pending: every one gets in.
 func TestAllAtOnce(t *testing.T) { // alone: it takes the whole machine
-	server, client := certificates(t)
+	server, client := testkit.Certificates(t)
 	const agents = maxPending + maxPending/2
 	s := start(t, server, func(c *pool.Config) { c.MaxWorkers = agents })
 	stop := s.agents(t, client, agents)
@@ -434,7 +416,7 @@ func TestRoomOfOneAddress(t *testing.T) {
 // and so is one whose user cannot be told.
 func TestForeignUser(t *testing.T) {
 	t.Parallel()
-	ours, theirs := loopback(t)
+	ours, theirs := testkit.Pair(t)
 	for name, tc := range map[string]struct {
 		uid     uint32
 		err     error
@@ -458,24 +440,4 @@ func TestForeignUser(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-}
-
-// loopback is a connection's two ends.
-func loopback(t *testing.T) (ours, theirs net.Conn) {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	theirs, err = net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { theirs.Close() })
-	if ours, err = listener.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ours.Close() })
-	return ours, theirs
 }

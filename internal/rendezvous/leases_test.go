@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/lease"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap"
 )
 
@@ -79,21 +79,7 @@ func (s *served) agent(name, group string) *link.Conn {
 // ask sends a request and returns the status and the body.
 func (s *served) ask(method, path, body string) (int, string) {
 	s.t.Helper()
-	request, err := http.NewRequest(method, s.api+path, strings.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := s.client.Do(request)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return response.StatusCode, string(answer)
+	return testkit.Ask(s.t, s.client, method, s.api+path, body)
 }
 
 // lease asks for one.

@@ -3,6 +3,7 @@ package rendezvous
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pool"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
+	"github.com/psock-runtime/psock-runtime/internal/testkit/agents"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -20,8 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds every wait; nothing is expected to come near it.
-const patience = 30 * time.Second
+const patience = testkit.Patience
 
 // system is an intake that runs, and its pool.
 type system struct {
@@ -45,10 +47,7 @@ func startOn(t *testing.T, config *tls.Config, change func(*pool.Config), wrap f
 // startWith runs an intake and its guard, of a watch of pods that may be nil.
 func startWith(t *testing.T, config Config, watch worklist, change func(*pool.Config), wrap func(net.Listener) net.Listener) *system {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := testkit.Listen(t)
 	registry := prometheus.NewRegistry()
 	workers := pool.Config{
 		Log: zap.NewNop(), Metrics: pool.NewMetrics(registry), MaxWorkers: 100, ReserveLimit: patience,
@@ -57,8 +56,8 @@ func startWith(t *testing.T, config Config, watch worklist, change func(*pool.Co
 	if err != nil {
 		t.Fatal(err)
 	}
-	core, logs := observer.New(zap.DebugLevel)
-	config.Log, config.Prober = zap.New(core), prober
+	log, logs := testkit.Logger()
+	config.Log, config.Prober = log, prober
 	workers.Log = config.Log
 	guard := newGuard(config, watch, newRefusals(config.Log, registry))
 	workers.Admit = guard.admit
@@ -102,12 +101,7 @@ func (s *system) dialFrom(t *testing.T, host string) net.Conn {
 // link is an agent's connection that has not said hello.
 func (s *system) link(t *testing.T, client *tls.Config) *link.Conn {
 	t.Helper()
-	conn, err := link.Dial(context.Background(), s.listener.Addr().String(), client, link.Timing{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
+	return agents.Dial(t, s.listener.Addr(), client)
 }
 
 func agentHello(name string) link.HelloMessage {
@@ -154,29 +148,12 @@ func (s *system) refusals(t *testing.T) (sum float64) {
 	return sum
 }
 
-func receive[T any](t *testing.T, c <-chan T, what string) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(patience):
-		t.Fatalf("waited in vain for %s", what)
-	}
-	return v
-}
-
 // eventually waits for what shows only when asked for.
 func (s *system) eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	limit := time.After(patience)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatalf("waited in vain for %s: %d pending, %d workers", what, s.pending(), len(s.pool.Workers()))
-		}
-	}
+	testkit.Eventually(t, what, condition, func() string {
+		return fmt.Sprintf("%d pending, %d workers", s.pending(), len(s.pool.Workers()))
+	})
 }
 
 // await does so without a limit, but that of go test: what takes the whole machine takes

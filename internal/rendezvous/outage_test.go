@@ -3,7 +3,6 @@ package rendezvous
 import (
 	"context"
 	"fmt"
-	"net"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -12,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
-	"go.uber.org/zap"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -44,8 +43,8 @@ func (s *scripted) Verify(ctx context.Context, claim pods.Claim) error {
 
 func withGuard(t *testing.T, f func(*testing.T, guarded)) {
 	synctest.Test(t, func(t *testing.T) {
-		core, logs := observer.New(zap.DebugLevel)
-		config := Config{Log: zap.New(core)}
+		log, logs := testkit.Logger()
+		config := Config{Log: log}
 		watch := &scripted{newWatched("pod-a", "pod-b", "pod-c"), func() {}}
 		g := guarded{newGuard(config, watch, newRefusals(config.Log, prometheus.NewRegistry())), watch, logs}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -63,11 +62,7 @@ func (g guarded) warnings() int { return g.logs.FilterLevelExact(zapcore.WarnLev
 // comes has an agent of that name be let in without a look at its pod.
 func (g guarded) comes(t *testing.T, name string) *link.Conn {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+	listener := testkit.Listen(t)
 	conn, err := link.Dial(t.Context(), listener.Addr().String(), nil, link.Timing{})
 	if err != nil {
 		t.Fatal(err)

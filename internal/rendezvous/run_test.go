@@ -2,19 +2,17 @@ package rendezvous
 
 import (
 	"context"
-	"errors"
-	"io"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/journal"
 	"github.com/psock-runtime/psock-runtime/internal/link"
 	"github.com/psock-runtime/psock-runtime/internal/sockdiag"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap"
 )
 
@@ -29,14 +27,8 @@ func configuration(t *testing.T, ports sockdiag.Range) Config {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { prober.Close() })
-	var listeners [3]net.Listener
-	for i := range listeners {
-		if listeners[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return Config{
-		Log: zap.NewNop(), Agents: listeners[0], API: listeners[1], Admin: listeners[2], Prober: prober,
+		Log: zap.NewNop(), Agents: testkit.Listen(t), API: testkit.Listen(t), Admin: testkit.Listen(t), Prober: prober,
 		UIDs: []uint32{uint32(os.Getuid())}, DemandTimeout: patience, MaxAttempts: 3,
 		Journal: journal.NewBudget(t.TempDir(), journal.Limits{}), MaxWorkers: 10,
 	}
@@ -45,24 +37,16 @@ func configuration(t *testing.T, ports sockdiag.Range) Config {
 // serve runs the rendezvous until stop is called, or the test ends.
 func serve(t *testing.T, config Config) (client *http.Client, stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, config) }()
 	transport := &http.Transport{}
-	stop = sync.OnceFunc(func() {
-		transport.CloseIdleConnections()
-		cancel()
-		if err := receive(t, ended, "the end"); !errors.Is(err, context.Canceled) {
-			t.Errorf("Run: %v", err)
-		}
-	})
+	end := testkit.Background(t, func(ctx context.Context) error { return Run(ctx, config) })
+	stop = func() { transport.CloseIdleConnections(); end() }
 	t.Cleanup(stop)
 	return &http.Client{Transport: transport, Timeout: patience}, stop
 }
 
 // All parts together: a parked worker shows at each of the interfaces, and the end
 // of the context ends everything.
-func TestRun(t *testing.T) {
+func TestWorkerShowsAtEachInterface(t *testing.T) {
 	t.Parallel()
 	config := configuration(t, nowhere)
 	config.Build = "1.2.3"
@@ -96,26 +80,10 @@ func TestRun(t *testing.T) {
 // await asks until the answer has want in it: the agent's news is on its way.
 func await(t *testing.T, client *http.Client, url, want string) {
 	t.Helper()
-	limit := time.After(patience)
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
-	for {
-		response, err := client.Get(url)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(response.Body)
-		response.Body.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if response.StatusCode == http.StatusOK && strings.Contains(string(body), want) {
-			return
-		}
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatalf("%s: %s %q, want %q", url, response.Status, body, want)
-		}
-	}
+	var said string
+	testkit.Eventually(t, fmt.Sprintf("%q of %s", want, url), func() bool {
+		status, body := testkit.Get(t, client, url)
+		said = fmt.Sprintf("%d %q", status, body)
+		return status == http.StatusOK && strings.Contains(body, want)
+	}, func() string { return said })
 }

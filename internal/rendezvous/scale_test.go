@@ -2,16 +2,14 @@ package rendezvous
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"sync"
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/pods"
 	"github.com/psock-runtime/psock-runtime/internal/scaler"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,36 +50,25 @@ func (c *cluster) Mark(_ context.Context, pod string) error {
 func (c *cluster) Unmark(context.Context, string) error                { return nil }
 func (c *cluster) NewNodes(context.Context) (map[string]string, error) { return nil, nil }
 
-// podServer lists two worker pods that are ready.
-func podServer(t *testing.T) *httptest.Server {
-	list := corev1.PodList{TypeMeta: metav1.TypeMeta{Kind: "PodList", APIVersion: "v1"}, ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
+// podServer has two worker pods that are ready.
+func podServer(t *testing.T) *testkit.APIServer[corev1.Pod] {
+	server := testkit.NewAPIServer[corev1.Pod](t, "v1", "Pod")
 	for _, name := range []string{"pod-a", "pod-b"} {
-		list.Items = append(list.Items, corev1.Pod{
-			ObjectMeta: metav1.ObjectMeta{Name: name, UID: "1", Labels: map[string]string{"group": "default"}}, Spec: corev1.PodSpec{NodeName: "n"},
-			Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}}, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+		server.Change(name, func(_ corev1.Pod, version string) (corev1.Pod, bool) {
+			return corev1.Pod{
+				ObjectMeta: metav1.ObjectMeta{Name: name, UID: "1", ResourceVersion: version, Labels: map[string]string{"group": "default"}},
+				Spec:       corev1.PodSpec{NodeName: "n"},
+				Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIPs: []corev1.PodIP{{IP: "127.0.0.1"}},
+					Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+			}, true
 		})
 	}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		switch {
-		case r.URL.Query().Get("sendInitialEvents") == "true": // not every API server has it
-			w.WriteHeader(http.StatusBadRequest)
-		case r.URL.Query().Get("watch") != "":
-			w.(http.Flusher).Flush()
-			<-r.Context().Done()
-		default:
-			if err := json.NewEncoder(w).Encode(list); err != nil {
-				t.Error(err)
-			}
-		}
-	}))
-	t.Cleanup(server.Close)
 	return server
 }
 
 // The scaler sees the pool and the pods, has what is idle leave, and shows at each of the
 // interfaces.
-func TestScale(t *testing.T) {
+func TestScalerSeesPoolAndPods(t *testing.T) {
 	t.Parallel()
 	group, err := scaler.ParseGroup("deployment=future-worker,min=1,max=4,idle=1s")
 	if err != nil {

@@ -91,7 +91,7 @@ func installations(lines []string) (n int) {
 	return n
 }
 
-func TestInstall(t *testing.T) {
+func TestInstallWithDependencies(t *testing.T) {
 	r := newRepository(t)
 	r.add("pkgbase", "f <- function() 1")
 	r.add("pkg.top", "g <- function() pkgbase:::f()", "Imports: pkgbase")
@@ -214,9 +214,9 @@ func TestBadNames(t *testing.T) {
 	}
 }
 
-// TestCancel ends the context in the middle of an installation: R and what it
+// TestCancelEndsRAndItsChildren ends the context in the middle of an installation: R and what it
 // started must be gone when Install returns, and not be started again.
-func TestCancel(t *testing.T) {
+func TestCancelEndsRAndItsChildren(t *testing.T) {
 	r := newRepository(t)
 	r.add("pkgslow", `Sys.sleep(1000)`)
 	cfg, lines := config(t, r, "pkgslow")

@@ -74,7 +74,7 @@ func TestGrowthsOfAWindow(t *testing.T) {
 	}
 }
 
-func TestExplain(t *testing.T) {
+func TestMissingPodsAreExplained(t *testing.T) {
 	missing := []pods.Status{{Name: "a", Reason: "Pending"}, {Name: "b", Reason: "Unschedulable: no room"}, {Name: "c", Reason: "x"}, {Name: "d", Reason: "y"}, {Name: "e", Reason: "z"}}
 	for want, tc := range map[string]struct {
 		seen    Snapshot
@@ -96,7 +96,7 @@ func TestExplain(t *testing.T) {
 }
 
 // Every series is there from the start, and says what there is.
-func TestMetrics(t *testing.T) {
+func TestEverySeriesIsThereFromTheStart(t *testing.T) {
 	w := newWorld(t, standard())
 	if problems, err := testutil.GatherAndLint(w.registry); err != nil || len(problems) > 0 {
 		t.Error(problems, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/zap"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -21,8 +22,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 )
-
-const patience = 20 * time.Second
 
 // apiServer is as much of an API server as scaling one Deployment needs.
 type apiServer struct {
@@ -69,7 +68,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	if s.status != 0 {
-		s.refuse(w, s.status)
+		refuse(w, s.status)
 		return
 	}
 	switch what := r.Method + " " + r.URL.Path; {
@@ -90,13 +89,13 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		name := strings.TrimPrefix(r.URL.Path, "/api/v1/namespaces/ns/pods/")
 		s.patches = append(s.patches, name+" "+string(body))
 		if name == "gone" {
-			s.refuse(w, http.StatusNotFound)
+			refuse(w, http.StatusNotFound)
 			return
 		}
 		s.write(w, corev1.Pod{TypeMeta: metav1.TypeMeta{Kind: "Pod", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: name}})
 	default:
 		s.t.Errorf("it asked for %s", what)
-		s.refuse(w, http.StatusNotFound)
+		refuse(w, http.StatusNotFound)
 	}
 }
 
@@ -118,11 +117,7 @@ var reasons = map[int]metav1.StatusReason{
 	http.StatusUnprocessableEntity: metav1.StatusReasonInvalid,
 }
 
-func (s *apiServer) refuse(w http.ResponseWriter, status int) {
-	w.WriteHeader(status)
-	s.write(w, metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-		Status: "Failure", Code: int32(status), Reason: reasons[status], Message: "refused"})
-}
+func refuse(w http.ResponseWriter, status int) { testkit.Refuse(w, status, string(reasons[status])) }
 
 // scale does what the API server does: the version and the identity are preconditions.
 func (s *apiServer) scale(w http.ResponseWriter, body []byte) {
@@ -136,7 +131,7 @@ func (s *apiServer) scale(w http.ResponseWriter, body []byte) {
 		s.t.Errorf("%v: %s", err, body)
 	}
 	if scale.ResourceVersion != fmt.Sprint(s.version) || scale.UID != s.deployment.UID {
-		s.refuse(w, http.StatusConflict)
+		refuse(w, http.StatusConflict)
 		return
 	}
 	s.writes = append(s.writes, fmt.Sprint(scale.Spec.Replicas))
@@ -253,7 +248,7 @@ gone {"metadata":{"annotations":{"controller.kubernetes.io/pod-deletion-cost":nu
 }
 
 // An API server that takes requests and does not answer, or is not there.
-func TestUnreachable(t *testing.T) {
+func TestSilentAPIServerIsUnreachable(t *testing.T) {
 	s := newAPIServer(t)
 	k := newKubernetes(t, s)
 	s.locked(func() { s.silent = make(chan struct{}) })
@@ -306,7 +301,7 @@ func (f *fixed) Group(string) (all []pods.Status) {
 
 // The loop as a whole, in real time: demand that is announced, a conflict, an API server
 // that fails for a moment, pods that go.
-func TestRun(t *testing.T) {
+func TestDemandBecomesReplicas(t *testing.T) {
 	s := newAPIServer(t)
 	s.set(0)
 	f := &fixed{}
@@ -316,18 +311,10 @@ func TestRun(t *testing.T) {
 		Log: zap.NewNop(), Metrics: NewMetrics(prometheus.NewRegistry()), Groups: []Group{config},
 		Cluster: newKubernetes(t, s), Pods: f, Pool: f, Wanted: f.Wanted,
 	})
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- scaler.Run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != context.Canceled {
-			t.Errorf("Run: %v", err)
-		}
-	}()
+	testkit.Background(t, scaler.Run)
 	want := func(replicas int32) {
 		t.Helper()
-		eventually(t, fmt.Sprint(replicas, " replicas"), func() bool { return s.replicas() == replicas })
+		testkit.Eventually(t, fmt.Sprint(replicas, " replicas"), func() bool { return s.replicas() == replicas })
 	}
 	want(1) // for what is wanted of the group by name
 	s.locked(func() {
@@ -341,7 +328,7 @@ func TestRun(t *testing.T) {
 	s.locked(func() { s.status = http.StatusServiceUnavailable })
 	f.locked(func() { f.wanted = 4 })
 	scaler.Poke()
-	eventually(t, "the trouble to be told", func() bool {
+	testkit.Eventually(t, "the trouble to be told", func() bool {
 		return strings.HasPrefix(scaler.Explain("default"), "0 of 5 pods run; Unreachable: ")
 	})
 	s.locked(func() { s.status = 0 })
@@ -362,19 +349,4 @@ func TestRun(t *testing.T) {
 			t.Errorf("replicas were set to %s", got)
 		}
 	})
-}
-
-// eventually waits for what shows only when asked for.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	limit := time.After(patience)
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }

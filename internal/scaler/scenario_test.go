@@ -39,7 +39,7 @@ func TestUpAtOnceAndDownToTheMinimum(t *testing.T) {
 }
 
 // What was wanted at any time of the idle window stays.
-func TestPeaks(t *testing.T) {
+func TestPeaksOfTheIdleWindowStay(t *testing.T) {
 	w := newWorld(t, standard())
 	w.wanted = 6
 	w.run(10 * time.Second)
@@ -55,7 +55,7 @@ func TestPeaks(t *testing.T) {
 	w.expect("with one worker in use", 1, 1)
 }
 
-func TestSlots(t *testing.T) {
+func TestPodsOfSeveralSlots(t *testing.T) {
 	g := standard()
 	g.Slots = 4
 	w := newWorld(t, g)
@@ -84,7 +84,7 @@ func TestSlots(t *testing.T) {
 	w.expect("the sixth alone was idle", 5, 5)
 }
 
-func TestRate(t *testing.T) {
+func TestPodsPerMinuteAreBounded(t *testing.T) {
 	g := standard()
 	g.Max, g.Rate = 100, 10
 	w := newWorld(t, g)

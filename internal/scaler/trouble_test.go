@@ -63,7 +63,7 @@ func TestScaledByOthers(t *testing.T) {
 }
 
 // The number is never written over one that was not read.
-func TestConflict(t *testing.T) {
+func TestConflictIsNotOverwritten(t *testing.T) {
 	w := newWorld(t, standard())
 	w.wanted = 2
 	raced := false
@@ -90,7 +90,7 @@ func TestConflict(t *testing.T) {
 	w.expect("six", 6, 0)
 }
 
-func TestOutage(t *testing.T) {
+func TestNothingChangesInAnOutage(t *testing.T) {
 	w := newWorld(t, standard())
 	w.wanted = 2
 	w.run(10 * time.Second)
@@ -149,7 +149,7 @@ func TestUnknownFate(t *testing.T) {
 	}
 }
 
-func TestForbidden(t *testing.T) {
+func TestMissingRightIsToldByVerb(t *testing.T) {
 	for verb, what := range map[string]string{"get": "", "scale": "scale", "patch": "patch"} {
 		t.Run(verb, func(t *testing.T) {
 			w := newWorld(t, standard())
@@ -187,7 +187,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-func TestQuota(t *testing.T) {
+func TestQuotaIsTold(t *testing.T) {
 	w := newWorld(t, standard())
 	w.quota, w.wanted = 2, 6
 	w.run(10 * time.Second)
@@ -296,7 +296,7 @@ func TestDeploymentDeleted(t *testing.T) {
 	}
 }
 
-func TestPaused(t *testing.T) {
+func TestPausedDeploymentIsTold(t *testing.T) {
 	w := newWorld(t, standard())
 	w.paused, w.wanted = true, 2
 	w.run(10 * time.Second)

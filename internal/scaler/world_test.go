@@ -13,8 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/psock-runtime/psock-runtime/internal/pods"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"go.uber.org/goleak"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -72,14 +72,14 @@ var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func newWorld(t *testing.T, config Group) *world {
 	t.Helper()
-	core, logs := observer.New(zap.DebugLevel)
+	log, logs := testkit.Logger()
 	w := &world{
 		t: t, now: start, logs: logs, registry: prometheus.NewRegistry(), version: 1, pods: make(map[string]*worldPod),
 		startup: 5 * time.Second, nodes: []string{"n1", "n2"}, calls: make(map[string]int),
 		busy: make(map[string]int), cordoned: make(map[string]bool), slots: config.Slots,
 	}
 	w.scaler = New(Config{
-		Log: zap.New(core), Metrics: NewMetrics(w.registry), Groups: []Group{config}, Cluster: w, Pods: w, Pool: w,
+		Log: log, Metrics: NewMetrics(w.registry), Groups: []Group{config}, Cluster: w, Pods: w, Pool: w,
 		Wanted: func() map[string]int { return map[string]int{"": w.wanted} },
 	})
 	return w

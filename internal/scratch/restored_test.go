@@ -39,7 +39,7 @@ func TestBetweenTwoRuns(t *testing.T) {
 }
 
 // A program that ends as it should restores the folders and leaves nothing of its own.
-func TestClose(t *testing.T) {
+func TestCloseLeavesNothing(t *testing.T) {
 	dir := furnished(t)
 	want := tree(t, dir)
 	folders := newFolders(t, t.TempDir())

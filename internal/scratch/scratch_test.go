@@ -184,7 +184,7 @@ var mess = map[string]func(dir string) error{
 	"nothing": func(string) error { return nil },
 }
 
-func TestRestore(t *testing.T) {
+func TestRestoreUndoesAnyMess(t *testing.T) {
 	for name, change := range mess {
 		t.Run(name, func(t *testing.T) {
 			dir := furnished(t)
@@ -348,7 +348,7 @@ func entries(t *testing.T, dir string) (paths []string) {
 	return paths
 }
 
-func TestResolve(t *testing.T) {
+func TestResolveRefusesBadFolders(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	do(t, err)
 	file, a, ab, root, link := filepath.Join(dir, "file"), filepath.Join(dir, "a"), filepath.Join(dir, "ab"), filepath.Join(dir, "root"), filepath.Join(dir, "link")

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 func TestConnectsTo(t *testing.T) {
@@ -27,26 +29,12 @@ func TestConnectsTo(t *testing.T) {
 }
 
 // Real processes are seen until they have connected, and what is no process is passed over.
-func TestAwaited(t *testing.T) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+func TestProcessesAreAwaitedUntilTheyConnect(t *testing.T) {
+	listener := testkit.Listen(t)
 	port := uint16(listener.Addr().(*net.TCPAddr).Port)
 	const worker = `read x; exec 3<>"/dev/tcp/127.0.0.1/${2#PORT=}"; echo connected; read x`
 	cmd := exec.Command("bash", "-c", worker, "worker", "MASTER=localhost", fmt.Sprintf("PORT=%d", port))
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := testkit.Start(t, cmd)
 	is := func(when string, port uint16, want bool) {
 		t.Helper()
 		if got, err := Awaited(port); err != nil || got != want {

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/psock-runtime/psock-runtime/internal/socket/sockettest"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // helper starts this test binary as user 65534 and returns once it has its
@@ -21,17 +21,7 @@ func helper(t *testing.T, variable, value string) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = []string{variable + "=" + value}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := testkit.Start(t, cmd)
 	t.Cleanup(func() { in.Close(); _ = cmd.Wait() })
 	if said, err := bufio.NewReader(out).ReadString('\n'); err != nil || said != "<nil>\n" {
 		t.Fatalf("the helper says %q, %v", said, err)
@@ -39,7 +29,7 @@ func helper(t *testing.T, variable, value string) {
 }
 
 func TestListenerOfAnotherUser(t *testing.T) {
-	port := sockettest.Port(t)
+	port := testkit.Port(t)
 	helper(t, "SOCKDIAG_TEST_LISTEN", fmt.Sprintf("0.0.0.0:%d", port))
 	backends(t, anyPort, func(t *testing.T, p *Prober) {
 		if got := find(t, p, uint16(port)); len(got) != 1 || got[0].UID != 65534 {

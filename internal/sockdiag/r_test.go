@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/psock-runtime/psock-runtime/internal/socket/sockettest"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // What R opens must be what this package reports, in a table of the two ways in
@@ -22,7 +22,7 @@ func TestRealRListens(t *testing.T) {
 		"serverSocket":     `s <- serverSocket(PORT); con <- socketAccept(s, blocking = TRUE, open = "a+b", timeout = 20)`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			port := uint16(sockettest.Port(t))
+			port := uint16(testkit.Port(t))
 			code := strings.ReplaceAll(code, "PORT", fmt.Sprint(port)) + `; writeLines("met", con); close(con)`
 			cmd := exec.CommandContext(t.Context(), "Rscript", "--vanilla", "-e", code)
 			if err := cmd.Start(); err != nil {

@@ -12,32 +12,19 @@ import (
 	"time"
 
 	"github.com/psock-runtime/psock-runtime/internal/socket"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"golang.org/x/sys/unix"
 )
 
 // pair is a Conn and the other end of its connection.
 func pair(t *testing.T) (*socket.Conn, *net.TCPConn) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	near, far := testkit.Pair(t)
+	conn, err := socket.New(near)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
-	near, err := net.Dial("tcp", listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { near.Close() })
-	far, err := listener.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { far.Close() })
-	conn, err := socket.New(near.(*net.TCPConn))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return conn, far.(*net.TCPConn)
+	return conn, far
 }
 
 // More than the kernel buffers, so that both directions have to wait; echoed and
@@ -113,7 +100,7 @@ func TestAcknowledge(t *testing.T) {
 	}
 }
 
-func TestNothing(t *testing.T) {
+func TestReadAndWriteNothing(t *testing.T) {
 	conn, _ := pair(t)
 	if n, err := conn.Read(nil); n != 0 || err != nil {
 		t.Errorf("reading into nothing: %d, %v", n, err)
@@ -123,7 +110,7 @@ func TestNothing(t *testing.T) {
 	}
 }
 
-func TestDeadline(t *testing.T) {
+func TestDeadlineEndsReadAndWrite(t *testing.T) {
 	conn, _ := pair(t)
 	if err := conn.SetDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
 		t.Fatal(err)
@@ -140,7 +127,7 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-func TestClose(t *testing.T) {
+func TestCloseEndsReadAndWrite(t *testing.T) {
 	conn, _ := pair(t)
 	failed := make(chan error, 1)
 	go func() {
@@ -157,7 +144,7 @@ func TestClose(t *testing.T) {
 }
 
 // A peer that resets: an error, for this process no signal.
-func TestReset(t *testing.T) {
+func TestResetIsAnError(t *testing.T) {
 	conn, far := pair(t)
 	if err := far.SetLinger(0); err != nil {
 		t.Fatal(err)
@@ -251,16 +238,7 @@ func TestHungUp(t *testing.T) {
 		t.Error("hung up because there is something to be read")
 	}
 	far.Close()
-	limit := time.After(10 * time.Second)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for !conn.HungUp() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("the hang-up does not show")
-		}
-	}
+	testkit.Eventually(t, "the hang-up to show", conn.HungUp)
 	conn.Close()
 	if !conn.HungUp() {
 		t.Error("a closed connection is not hung up")
@@ -285,27 +263,12 @@ func TestWritable(t *testing.T) {
 		_, err := conn.Write(make([]byte, 64<<20))
 		sent <- err
 	}()
-	limit := time.After(10 * time.Second)
-	look := time.NewTicker(time.Millisecond)
-	defer look.Stop()
-	for conn.Writable() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("nobody reads, and there is room for ever")
-		}
-	}
+	testkit.Eventually(t, "the room to be used up, since nobody reads", func() bool { return !conn.Writable() })
 	go func() { _, _ = io.Copy(io.Discard, far) }()
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
-	for !conn.Writable() {
-		select {
-		case <-look.C:
-		case <-limit:
-			t.Fatal("everything is read, and there is no room")
-		}
-	}
+	testkit.Eventually(t, "room, since everything is read", conn.Writable)
 	conn.Close()
 	if !conn.Writable() {
 		t.Error("a closed connection is full")
@@ -313,11 +276,7 @@ func TestWritable(t *testing.T) {
 }
 
 func TestSetBacklog(t *testing.T) {
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+	listener := testkit.Listen(t)
 	if err := socket.SetBacklog(listener, 7); err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ const (
 	long    = "machines-with-a-great-deal-of-memory"
 )
 
-func TestRefused(t *testing.T) {
+func TestBadValuesAreRefused(t *testing.T) {
 	for set, want := range map[string]string{
 		"rendezvous.agentCheck=maybe":                                                "/rendezvous/agentCheck",
 		"tls.workerName=":                                                            "/tls/workerName",

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // patience is how long a test waits for what Kubernetes has to do.
@@ -300,13 +302,7 @@ func (n *namespace) plan(workers int) []string {
 // eventually waits until what is true, asking again and again.
 func (n *namespace) eventually(description string, what func() bool) {
 	n.t.Helper()
-	deadline := time.Now().Add(patience)
-	for !what() {
-		if time.Now().After(deadline) {
-			n.t.Fatalf("not within %s: %s", patience, description)
-		}
-		time.Sleep(300 * time.Millisecond)
-	}
+	testkit.EventuallyWithin(n.t, patience, 300*time.Millisecond, description, what)
 }
 
 // warm waits until so many workers are ready for the next plan: those of the last one
@@ -329,13 +325,7 @@ func (n *namespace) metric(series string) string {
 	n.t.Helper()
 	// Not by R, whose start takes so long that what is measured may be over.
 	out := n.sh(`kubectl exec deployment/future-scheduler -- bash -c 'exec 3<>/dev/tcp/127.0.0.1/7462; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; cat <&3'`)
-	for line := range strings.Lines(out) {
-		if value, found := strings.CutPrefix(line, series+" "); found {
-			return strings.TrimSpace(value)
-		}
-	}
-	n.t.Fatalf("no series %s", series)
-	return ""
+	return testkit.Series(n.t, out, series)
 }
 
 // workerPods are the names of the worker pods that are not about to go.

@@ -25,7 +25,7 @@ func promtool(t *testing.T, args ...string) {
 	}
 }
 
-func TestRules(t *testing.T) {
+func TestRulesPassPromtool(t *testing.T) {
 	promtool(t, "check", "rules", filepath.Join(root, monitoring.AlertsFile))
 	promtool(t, "test", "rules", filepath.Join(root, monitoring.TestsFile))
 }
@@ -104,7 +104,7 @@ func TestAlertsAreTested(t *testing.T) {
 	}
 }
 
-func TestDashboard(t *testing.T) {
+func TestDashboardCanBeImported(t *testing.T) {
 	d, err := monitoring.ReadDashboard(root)
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ func failures(dir string) string {
 	return all.String()
 }
 
-func TestCheck(t *testing.T) {
+func TestPackagePassesRCheck(t *testing.T) {
 	source, err := filepath.Abs("../../r/rendezvous")
 	if err != nil {
 		t.Fatal(err)

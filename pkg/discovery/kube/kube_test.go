@@ -2,14 +2,11 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 	"github.com/psock-runtime/psock-runtime/pkg/discovery/discoverytest"
 )
 
@@ -27,120 +25,23 @@ const patience = 20 * time.Second
 
 // apiServer is as much of an API server as a watch of EndpointSlices needs.
 type apiServer struct {
-	*httptest.Server
-	mu       sync.Mutex
-	version  int
-	slices   map[string]discoveryv1.EndpointSlice
-	events   []event
-	news     chan struct{}
-	status   int // answered in the place of everything, if not 0
-	expired  bool
-	watchers int
-	queries  []string
-}
-
-type event struct {
-	Type    string                    `json:"type"`
-	Object  discoveryv1.EndpointSlice `json:"object"`
-	version int
+	*testkit.APIServer[discoveryv1.EndpointSlice]
 }
 
 func newAPIServer(t *testing.T) *apiServer {
-	s := &apiServer{slices: make(map[string]discoveryv1.EndpointSlice), news: make(chan struct{})}
-	s.Server = httptest.NewServer(s)
-	t.Cleanup(s.Close)
-	return s
-}
-
-func refuse(w http.ResponseWriter, status int, reason metav1.StatusReason) {
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-		Status: "Failure", Code: int32(status), Reason: reason, Message: "no"})
-}
-
-func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	query := r.URL.Query()
-	s.mu.Lock()
-	s.queries = append(s.queries, r.URL.Path+"?"+r.URL.RawQuery)
-	status, version := s.status, s.version
-	list := discoveryv1.EndpointSliceList{
-		TypeMeta: metav1.TypeMeta{Kind: "EndpointSliceList", APIVersion: "discovery.k8s.io/v1"},
-		ListMeta: metav1.ListMeta{ResourceVersion: fmt.Sprint(version)},
-	}
-	for _, slice := range s.slices {
-		list.Items = append(list.Items, slice)
-	}
-	s.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	switch {
-	case status != 0:
-		refuse(w, status, metav1.StatusReasonForbidden)
-	case query.Get("watch") == "":
-		_ = json.NewEncoder(w).Encode(list)
-	case query.Get("sendInitialEvents") == "true": // a list by way of a watch: not every server has it
-		refuse(w, http.StatusBadRequest, metav1.StatusReasonInvalid)
-	default:
-		s.watch(w, r, query.Get("resourceVersion"))
-	}
-}
-
-func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, from string) {
-	version := 0
-	_, _ = fmt.Sscan(from, &version)
-	s.mu.Lock()
-	s.watchers++
-	s.mu.Unlock()
-	encoder := json.NewEncoder(w)
-	for sent := 0; ; {
-		s.mu.Lock()
-		events, news, expired := s.events, s.news, s.expired
-		s.expired = false
-		s.mu.Unlock()
-		if expired {
-			return // as a server that restarts
-		}
-		for ; sent < len(events); sent++ {
-			if events[sent].version > version && encoder.Encode(events[sent]) != nil {
-				return
-			}
-		}
-		w.(http.Flusher).Flush()
-		select {
-		case <-news:
-		case <-r.Context().Done():
-			return
-		}
-	}
+	return &apiServer{testkit.NewAPIServer[discoveryv1.EndpointSlice](t, "discovery.k8s.io/v1", "EndpointSlice")}
 }
 
 // put makes, changes or, with nil, deletes a slice.
 func (s *apiServer) put(name string, slice *discoveryv1.EndpointSlice) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.version++
-	what := "ADDED"
-	old, known := s.slices[name]
-	if known {
-		what = "MODIFIED"
-	}
-	if slice == nil {
-		what, slice = "DELETED", &old
-		delete(s.slices, name)
-	}
-	slice.TypeMeta = metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"}
-	slice.ObjectMeta = metav1.ObjectMeta{Name: name, Namespace: "ns", ResourceVersion: fmt.Sprint(s.version)}
-	if what != "DELETED" {
-		s.slices[name] = *slice
-	}
-	s.events = append(s.events, event{what, *slice, s.version})
-	close(s.news)
-	s.news = make(chan struct{})
-}
-
-func (s *apiServer) answer(status int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status = status
+	s.Change(name, func(old discoveryv1.EndpointSlice, version string) (discoveryv1.EndpointSlice, bool) {
+		if slice != nil {
+			old = *slice
+		}
+		old.TypeMeta = metav1.TypeMeta{Kind: "EndpointSlice", APIVersion: "discovery.k8s.io/v1"}
+		old.ObjectMeta = metav1.ObjectMeta{Name: name, Namespace: "ns", ResourceVersion: version}
+		return old, slice != nil
+	})
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -239,7 +140,7 @@ func TestSeveralSlices(t *testing.T) {
 	expect(t, updates, "10.0.0.1:7460", "10.0.0.2:7460", "[fd00::1]:7460")
 	s.put("a", nil)
 	expect(t, updates, "[fd00::1]:7460")
-	for _, query := range s.queries {
+	for _, query := range s.Queries() {
 		if !strings.HasPrefix(query, "/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices?") ||
 			!strings.Contains(query, "labelSelector=kubernetes.io%2Fservice-name%3Dfuture-rendezvous") {
 			t.Errorf("it asked for %s", query)
@@ -271,13 +172,13 @@ func TestConditions(t *testing.T) {
 // Without the right to look, it says so and what to do; with it, it goes on.
 func TestForbidden(t *testing.T) {
 	s := newAPIServer(t)
-	s.answer(http.StatusForbidden)
+	s.Answer(http.StatusForbidden)
 	s.put("a", slice(discoveryv1.EndpointConditions{}, "10.0.0.1"))
 	updates, reports := follow(t, s)
 	if err := receive(t, reports); !strings.Contains(err.Error(), "endpointslices of namespace ns: allow get, list, watch") {
 		t.Errorf("reported: %v", err)
 	}
-	s.answer(0)
+	s.Answer(0)
 	expect(t, updates, "10.0.0.1:7460")
 }
 
@@ -287,12 +188,10 @@ func TestServerRestarts(t *testing.T) {
 	s.put("a", slice(discoveryv1.EndpointConditions{}, "10.0.0.1"))
 	updates, _ := follow(t, s)
 	expect(t, updates, "10.0.0.1:7460")
-	s.answer(http.StatusServiceUnavailable)
-	s.mu.Lock()
-	s.expired = true
-	s.mu.Unlock()
+	s.Answer(http.StatusServiceUnavailable)
+	s.EndWatches()
 	s.put("a", slice(discoveryv1.EndpointConditions{}, "10.0.0.2"))
-	s.answer(0)
+	s.Answer(0)
 	expect(t, updates, "10.0.0.2:7460")
 }
 

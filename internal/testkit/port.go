@@ -1,5 +1,4 @@
-// Package sockettest has a port for a program under test to listen on.
-package sockettest
+package testkit
 
 import (
 	"testing"
