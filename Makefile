@@ -46,12 +46,20 @@ cluster: deps
 e2e:
 	test/e2e/run
 
+# pkg/psock is a module of its own, which ./... leaves out. What is in pkg builds, with its tests,
+# on the systems of whoever imports it.
 lint:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt'd: $$unformatted"; exit 1; }
 	go vet ./...
 	go vet -tags e2e ./test/e2e
+	go -C pkg/psock vet ./...
+	@for os in darwin windows; do \
+	  echo "go vet for $$os"; \
+	  GOOS=$$os go vet ./pkg/... && GOOS=$$os go -C pkg/psock vet ./... || exit 1; \
+	done
 	$(STATICCHECK) ./...
 	$(STATICCHECK) -tags e2e ./test/e2e
+	cd pkg/psock && go tool -modfile=../../tools/go.mod staticcheck ./...
 
 # What is made from other files: the chart's README, schema and copy of the site profile, and the
 # picture of the states in docs/architecture.md.

@@ -11,6 +11,7 @@ require (
 	github.com/mdlayher/netlink v1.11.2
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/procfs v0.22.0
+	github.com/psock-runtime/psock-runtime/pkg/psock v0.0.0
 	go.uber.org/goleak v1.3.0
 	go.uber.org/zap v1.28.0
 	golang.org/x/net v0.60.0
@@ -55,3 +56,8 @@ require (
 	sigs.k8s.io/structured-merge-diff/v6 v6.4.2 // indirect
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
+
+// A module of its own, so that whoever imports it does not get client-go into the module
+// graph. Here it is always the folder. Whoever imports pkg/discovery builds nothing of it, but
+// "go list -m all" looks its version up: a release needs the tag pkg/psock/v0.0.0, once.
+replace github.com/psock-runtime/psock-runtime/pkg/psock => ./pkg/psock

@@ -95,10 +95,7 @@ func (c *agentCommand) Validate() error {
 // source finds the rendezvous.
 func (c *agentCommand) source(log *zap.Logger) (discovery.Source, error) {
 	report := func(err error) { log.Warn("looking for the rendezvous failed, trying on", zap.Error(err)) }
-	if strings.HasPrefix(c.Rendezvous, kube.Prefix) {
-		return kube.Parse(c.Rendezvous, kube.WithReport(report))
-	}
-	return discovery.Parse(c.Rendezvous, discovery.WithReport(report))
+	return discovery.Parse(c.Rendezvous, discovery.WithKind(kube.Kind()), discovery.WithReport(report))
 }
 
 // onLoopback reports whether source names loopback addresses only.

@@ -1,11 +1,3 @@
-// Package discovery finds the addresses at which worker agents reach the
-// rendezvous, and follows them as they change.
-//
-// A Source is named by a specification: a fixed list ("static:10.0.0.7:7462"),
-// a DNS name that is resolved again and again ("dns:future-rendezvous:7462") or
-// a DNS service record ("srv:_psock._tcp.future-rendezvous"). Every source keeps
-// the same contract, which package discoverytest checks; others, such as one
-// that watches Kubernetes, live in packages of their own and use Deliver.
 package discovery
 
 import (
@@ -41,11 +33,11 @@ type Source interface {
 //	dns:NAME:PORT                the A and AAAA records of NAME
 //	srv:_SERVICE._PROTO.NAME     the targets and ports of the SRV records
 //
-// The options are for the two DNS sources. The error names the specification and
-// what it takes.
+// and those of the kinds that [WithKind] adds. The other options are for sources that
+// have something to look up. The error names the specification and what it takes.
 func Parse(spec string, options ...Option) (Source, error) {
-	kind, rest, _ := strings.Cut(spec, ":")
-	switch kind {
+	name, rest, _ := strings.Cut(spec, ":")
+	switch name {
 	case "static":
 		return NewStatic(strings.Split(rest, ",")...)
 	case "dns":
@@ -57,11 +49,17 @@ func Parse(spec string, options ...Option) (Source, error) {
 	case "srv":
 		return NewSRV(rest, options...)
 	}
+	set := newSettings(options)
+	for _, kind := range set.kinds {
+		if kind.name() == name {
+			return kind.Parse(spec, set.report)
+		}
+	}
 	addrs := strings.Split(spec, ",")
 	for _, addr := range addrs {
 		if _, err := netip.ParseAddrPort(addr); err != nil {
-			return nil, fmt.Errorf("discovery %q: write dns:NAME:PORT, srv:_SERVICE._PROTO.NAME, "+
-				"static:HOST:PORT,... or IP:PORT,... (a name needs dns: before it)", spec)
+			return nil, fmt.Errorf("discovery %q: write %s or IP:PORT,... (a name needs dns: before it)",
+				spec, strings.Join(set.forms(), ", "))
 		}
 	}
 	return NewStatic(addrs...)

@@ -265,3 +265,33 @@ func TestParse(t *testing.T) {
 		t.Errorf("an interval of 0: %v", err)
 	}
 }
+
+func TestParseWithKinds(t *testing.T) {
+	refused, failed := errors.New("refused"), errors.New("failed")
+	word := func(name string, err error) discovery.Option {
+		return discovery.WithKind(discovery.Kind{Form: name + ":WORD", Parse: func(spec string, report func(error)) (discovery.Source, error) {
+			report(failed)
+			if err != nil {
+				return nil, err
+			}
+			return discovery.NewStatic(strings.TrimPrefix(spec, name+":") + ":7462")
+		}})
+	}
+	var reported error
+	options := []discovery.Option{word("one", nil), word("two", refused), discovery.WithReport(func(err error) { reported = err })}
+	s, err := discovery.Parse("one:host", options...)
+	if err != nil || s.String() != "static:host:7462" || reported != failed {
+		t.Errorf("one:host: %v, %v, reported %v", s, err, reported)
+	}
+	if _, err := discovery.Parse("two:host", options...); err != refused {
+		t.Errorf("two:host: %v, want the kind's own error", err)
+	}
+	if _, err := discovery.Parse("one:host", word("one", nil)); err != nil {
+		t.Errorf("without a report: %v", err)
+	}
+	for _, spec := range []string{"three:host", "one"} {
+		if _, err := discovery.Parse(spec, options[1:]...); err == nil || !strings.Contains(err.Error(), "static:HOST:PORT,..., two:WORD or IP:PORT") {
+			t.Errorf("%s: %v, want an error with the form of the added kind", spec, err)
+		}
+	}
+}

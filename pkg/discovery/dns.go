@@ -35,27 +35,6 @@ const (
 	jitter = 0.2
 )
 
-type settings struct {
-	resolver Resolver
-	interval time.Duration
-	report   func(error)
-}
-
-// Option changes how a DNS source works.
-type Option func(*settings)
-
-// WithResolver sets who resolves, net.DefaultResolver otherwise.
-func WithResolver(r Resolver) Option { return func(s *settings) { s.resolver = r } }
-
-// WithInterval sets how long the source waits between lookups that succeed,
-// give or take a fifth, and at most between those that fail.
-func WithInterval(d time.Duration) Option { return func(s *settings) { s.interval = d } }
-
-// WithReport has report called with the error of each lookup that failed; the
-// source keeps the last set meanwhile, and tries again. report is never called
-// twice at a time.
-func WithReport(report func(error)) Option { return func(s *settings) { s.report = report } }
-
 // dns polls a lookup.
 type dns struct {
 	settings
@@ -64,14 +43,7 @@ type dns struct {
 }
 
 func newDNS(spec string, options []Option, lookup func(context.Context, Resolver) ([]string, error)) (Source, error) {
-	d := &dns{
-		settings: settings{resolver: net.DefaultResolver, interval: DefaultInterval, report: func(error) {}},
-		spec:     spec,
-		lookup:   lookup,
-	}
-	for _, option := range options {
-		option(&d.settings)
-	}
+	d := &dns{settings: newSettings(options), spec: spec, lookup: lookup}
 	if d.interval <= 0 {
 		return nil, fmt.Errorf("discovery %q: interval %v: give a positive duration, such as 5s", spec, d.interval)
 	}

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // maxReason bounds the part of an exit's description that the process wrote, in
@@ -41,9 +39,9 @@ func (e Exit) String() string {
 	case e.OutOfMemory:
 		return "killed by the kernel: out of memory"
 	case e.Signal != 0 && e.Stopped:
-		return "stopped with " + unix.SignalName(e.Signal)
+		return "stopped with " + signalName(e.Signal)
 	case e.Signal != 0:
-		return withReason("killed by "+unix.SignalName(e.Signal), e.crashReason())
+		return withReason("killed by "+signalName(e.Signal), e.crashReason())
 	case e.Code != 0:
 		return withReason(fmt.Sprintf("exit status %d", e.Code), e.reason())
 	}

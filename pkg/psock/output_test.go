@@ -95,7 +95,7 @@ func TestExitString(t *testing.T) {
 		{"exit status 1: Error: cannot allocate vector", Exit{Code: 1, LastLines: []string{"Error: first", "Error: cannot allocate vector", "Execution halted"}}},
 		{"exit status 1: Error in f(x) : the rest of it", Exit{Code: 1, LastLines: []string{"Error in f(x) : ", "  the rest of it", "Calls: f", "Execution halted"}}},
 		{"exit status 2: Fatal error: cannot open file", Exit{Code: 2, LastLines: []string{"Fatal error: cannot open file"}}},
-		{"killed by SIGSEGV: *** caught segfault ***", Exit{Code: -1, Signal: 11, LastLines: []string{" *** caught segfault ***", "Traceback:"}}},
+		{"killed by " + signalName(11) + ": *** caught segfault ***", Exit{Code: -1, Signal: 11, LastLines: []string{" *** caught segfault ***", "Traceback:"}}},
 		{"exit status 1: " + strings.Repeat("x", maxReason) + "...", Exit{Code: 1, LastLines: []string{strings.Repeat("x", lastLineLen)}}},
 	} {
 		if got := tc.exit.String(); got != tc.want {

@@ -1,8 +1,3 @@
-// Package kube finds the rendezvous by the EndpointSlices of its Service, watched at
-// the Kubernetes API server: a pod that is replaced is found as soon as the API says
-// so. It needs a service account that may get, list and watch endpointslices.
-//
-// It is a package of its own so that only programs that want it link client-go.
 package kube
 
 import (
@@ -33,8 +28,11 @@ import (
 	"github.com/psock-runtime/psock-runtime/pkg/discovery"
 )
 
-// Prefix begins the specifications of this package.
-const Prefix = "kubernetes:"
+const (
+	// form is what specifications look like, and prefix how they begin.
+	form   = prefix + "SERVICE:PORT"
+	prefix = "kubernetes:"
+)
 
 // namespaceFile is where a container finds the namespace of its service account.
 const namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
@@ -56,17 +54,22 @@ func WithAPI(api *rest.Config, namespace string) Option {
 	return func(s *source) { s.api, s.namespace = api, namespace }
 }
 
-// WithReport has report called with each error of the API server; the source keeps the
-// last set meanwhile, and tries again. report may be called concurrently.
-func WithReport(report func(error)) Option { return func(s *source) { s.report = report } }
+// Kind has [discovery.Parse] know kubernetes:SERVICE:PORT, where PORT is a name or a
+// number of the Service's target ports:
+//
+//	discovery.Parse(spec, discovery.WithKind(kube.Kind()))
+//
+// Parse then fails outside a pod with a service account, unless [WithAPI] is given.
+func Kind(options ...Option) discovery.Kind {
+	return discovery.Kind{Form: form, Parse: func(spec string, report func(error)) (discovery.Source, error) {
+		return parse(spec, report, options)
+	}}
+}
 
-// Parse returns the source that a specification names: kubernetes:SERVICE:PORT, where
-// PORT is a name or a number of the Service's target ports. The error names the
-// specification and what it takes, or says that this is no pod with a service account.
-func Parse(spec string, options ...Option) (discovery.Source, error) {
-	service, port, found := strings.Cut(strings.TrimPrefix(spec, Prefix), ":")
-	if !strings.HasPrefix(spec, Prefix) || !found {
-		return nil, fmt.Errorf("discovery %q: write kubernetes:SERVICE:PORT", spec)
+func parse(spec string, report func(error), options []Option) (discovery.Source, error) {
+	service, port, found := strings.Cut(strings.TrimPrefix(spec, prefix), ":")
+	if !strings.HasPrefix(spec, prefix) || !found {
+		return nil, fmt.Errorf("discovery %q: write %s", spec, form)
 	}
 	if wrong := validation.IsDNS1035Label(service); len(wrong) > 0 {
 		return nil, fmt.Errorf("discovery %q: %q is no name of a Service: %s", spec, service, wrong[0])
@@ -76,7 +79,7 @@ func Parse(spec string, options ...Option) (discovery.Source, error) {
 			return nil, fmt.Errorf("discovery %q: port %q is neither a number from 1 to 65535 nor a port's name: %s", spec, port, wrong[0])
 		}
 	}
-	s := &source{service: service, port: port, report: func(error) {}}
+	s := &source{service: service, port: port, report: report}
 	for _, option := range options {
 		option(s)
 	}
@@ -86,7 +89,7 @@ func Parse(spec string, options ...Option) (discovery.Source, error) {
 	return s, nil
 }
 
-func (s *source) String() string { return Prefix + s.service + ":" + s.port }
+func (s *source) String() string { return prefix + s.service + ":" + s.port }
 
 // account fills in what the container's service account says. It fails outside a pod.
 func (s *source) account() error {
@@ -115,7 +118,9 @@ func (s *source) client() (*rest.RESTClient, *http.Client, error) {
 	api := rest.CopyConfig(s.api)
 	api.APIPath, api.GroupVersion = "/apis", &discoveryv1.SchemeGroupVersion
 	api.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	api.UserAgent = "worker-agent"
+	if api.UserAgent == "" {
+		api.UserAgent = "worker-agent"
+	}
 	web, err := rest.HTTPClientFor(api)
 	if err != nil {
 		return nil, nil, fmt.Errorf("discovery %s: client of the API server %s: %w", s, api.Host, err)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/psock-runtime/psock-runtime/internal/testkit"
+	"github.com/psock-runtime/psock-runtime/pkg/discovery"
 	"github.com/psock-runtime/psock-runtime/pkg/discovery/discoverytest"
 )
 
@@ -61,7 +62,7 @@ func TestConformance(t *testing.T) {
 	discoverytest.Run(t, func(t *testing.T) discoverytest.Fixture {
 		s := newAPIServer(t)
 		s.put("s", slice(discoveryv1.EndpointConditions{Ready: ptr(true)}, "10.0.0.7"))
-		source, err := Parse("kubernetes:future-rendezvous:agents", WithAPI(&rest.Config{Host: s.URL}, "ns"))
+		source, err := discovery.Parse("kubernetes:future-rendezvous:agents", discovery.WithKind(Kind(WithAPI(&rest.Config{Host: s.URL}, "ns"))))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +85,8 @@ func TestConformance(t *testing.T) {
 // follow runs a source, and returns its updates and its errors.
 func follow(t *testing.T, s *apiServer) (<-chan []string, <-chan error) {
 	reports := make(chan error, 100)
-	source, err := Parse("kubernetes:future-rendezvous:7460", WithAPI(&rest.Config{Host: s.URL}, "ns"), WithReport(func(err error) {
+	kind := discovery.WithKind(Kind(WithAPI(&rest.Config{Host: s.URL}, "ns")))
+	source, err := discovery.Parse("kubernetes:future-rendezvous:7460", kind, discovery.WithReport(func(err error) {
 		select {
 		case reports <- err:
 		default:
@@ -208,7 +210,7 @@ func TestBadSpecifications(t *testing.T) {
 		"kubernetes:future:a:b":    "neither a number",
 		"kubernetes:future:Agents": "neither a number",
 	} {
-		if _, err := Parse(spec); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), fmt.Sprintf("%q", spec)) {
+		if _, err := Kind().Parse(spec, nil); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), fmt.Sprintf("%q", spec)) {
 			t.Errorf("%s: %v, want %q", spec, err, want)
 		}
 	}
@@ -217,7 +219,7 @@ func TestBadSpecifications(t *testing.T) {
 // Outside a pod there is nobody to ask.
 func TestOutsideACluster(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	if _, err := Parse("kubernetes:future:agents"); err == nil || !strings.Contains(err.Error(), "not in a Kubernetes pod") {
+	if _, err := discovery.Parse("kubernetes:future:agents", discovery.WithKind(Kind())); err == nil || !strings.Contains(err.Error(), "not in a Kubernetes pod") {
 		t.Errorf("Parse returned %v", err)
 	}
 }
