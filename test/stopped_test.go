@@ -45,8 +45,8 @@ cat(nbrOfWorkers(), value(future(1)), "\n")`, "GATE="+gate)
 	}
 }
 
-// R is stopped at a random moment of its plan, for two seconds, and with PSOCK_SOAK for half a
-// minute: it completes.
+// R is stopped at a random moment of its plan and its first futures, for two seconds, and with
+// PSOCK_SOAK for half a minute: it completes.
 func TestStoppedAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	lasts := soak(t, 0)
@@ -58,6 +58,18 @@ func TestStoppedAtAnyMoment(t *testing.T) {
 	r.startAgent("pod-a", 2*sessions)
 	seen := map[int]int{} // how many nodes a session had when it was stopped
 	gate := filepath.Join(t.TempDir(), "gate")
+	start := func(port int) *session {
+		s := r.startR(`library(future); cat("planning\n"); plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
+cat("sum", sum(unlist(value(lapply(1:4, function(i) future(i))))), "\n")
+while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)`, "GATE="+gate, fmt.Sprintf("R_PARALLELLY_RANDOM_PORTS=%d:%d", port, port))
+		s.awaitText("planning\n")
+		return s
+	}
+	openGate(t, gate)
+	s, began := start(r.first), time.Now()
+	s.awaitText("sum")
+	whole := time.Since(began) // of what a session does
+	s.wait()
 	for end, once := time.Now().Add(lasts), true; once || time.Now().Before(end) && !t.Failed(); once = false {
 		r.awaitWarm(2 * sessions)
 		started := make([]*session, sessions)
@@ -66,12 +78,9 @@ func TestStoppedAtAnyMoment(t *testing.T) {
 		}
 		for i := range started {
 			port := r.first + i
-			s := r.startR(`library(future); cat("planning\n"); plan(cluster, workers = 2, manual = TRUE, quiet = TRUE)
-cat("sum", sum(unlist(value(lapply(1:4, function(i) future(i))))), "\n")
-while (!file.exists(Sys.getenv("GATE"))) Sys.sleep(0.05)`, "GATE="+gate, fmt.Sprintf("R_PARALLELLY_RANDOM_PORTS=%d:%d", port, port))
+			s := start(port)
 			started[i] = s
-			s.awaitText("planning\n")
-			time.Sleep(rand.N(600 * time.Millisecond)) // the random moment
+			time.Sleep(rand.N(whole)) // the random moment
 			s.signal(syscall.SIGSTOP)
 			state, err := r.state()
 			if err != nil {

@@ -138,8 +138,8 @@ func (c *Core) finish(s *Slot) {
 	c.emit(Over{g})
 }
 
-// offer makes the worker of s, which is untouched, available: to the want that it was made free
-// for, if that still waits.
+// offer makes the untouched worker of s available. Its heir gets it, if that still waits; otherwise
+// the worker is free.
 func (c *Core) offer(s *Slot) {
 	heir := s.heir
 	c.move(s, Warm)

@@ -15,7 +15,8 @@ type (
 	// Lost: the slot's connection has ended.
 	Lost struct{ Slot *Slot }
 	// Reported: the agent says what the slot's worker does: Installing, Starting, Failed, Warm or
-	// Draining. A worker that was held is over, unless the agent drains and a session uses it.
+	// Draining. A worker that was held is over, unless the agent drains and a session uses the
+	// worker or has just ended.
 	Reported struct {
 		Slot  *Slot
 		State State
@@ -43,7 +44,8 @@ type (
 		SetUp SetUp
 		Idle  bool
 	}
-	// Needed: the session needs its worker again. If it was recalled meanwhile, another one is.
+	// Needed: the session needs its worker again. If it was recalled meanwhile, the core
+	// looks for another worker for that want.
 	Needed struct{ Grant *Grant }
 	// Yielded: the session gives the worker to whom it was recalled for, if anyone still should
 	// have it: handed over as it is to a node of its tenant, and else by its end.
@@ -105,9 +107,9 @@ func (c *Core) remove(s *Slot) {
 		return
 	}
 	c.disinherit(s)
-	if s.grant != nil { // it is told no more that it is to give back what is lost
+	if s.grant != nil { // which cannot give back what is lost
 		c.spare.remove(s.grant)
-		c.stay(s.grant)
+		c.restore(s.grant, Gone)
 	}
 	c.move(s, Gone)
 	c.delist(s)
@@ -118,14 +120,13 @@ func (e Reported) apply(c *Core) {
 	switch {
 	case s.state == Gone:
 		return // the last frame of a connection that was replaced
-	case s.state == Draining:
-		return // there is no way back
+	case e.State == s.state || s.state == Draining:
+		return // nothing new; there is no way back from draining
 	case e.State == Draining && (s.state == Leaving || s.state == Ending):
 		return // it ends anyway
 	case e.State == Draining && s.state.bound():
 		c.spare.remove(s.grant)
-		c.stay(s.grant)
-		c.move(s, Departing)
+		c.restore(s.grant, Departing)
 		c.balance()
 		return
 	}

@@ -212,8 +212,8 @@ func (c *Core) Slots(group string) (n int) {
 	return n
 }
 
-// Scarce reports whether a want is for a worker such as those of the group, and none is on its
-// way.
+// Scarce reports whether a want that a worker of the group would serve waits, and no worker is on
+// its way to it.
 func (c *Core) Scarce(group string) bool {
 	return slices.ContainsFunc(c.queue, func(t *Tenant) bool { return t.first(group, false) != nil })
 }

@@ -34,11 +34,14 @@ func (c *Core) stay(g *Grant) {
 	g.heir = nil
 }
 
-// restore takes back that the worker of g was recalled or evicted.
+// restore takes back that the worker of g was recalled or evicted, if it was, and moves it on.
 func (c *Core) restore(g *Grant, to State) {
+	from := g.State()
 	c.stay(g)
 	c.move(g.Slot, to)
-	c.emit(Restored{g})
+	if from == Claimed || from == Recalled || from == Evicted {
+		c.emit(Restored{g})
+	}
 }
 
 // leave decides that the worker of g ends, and its successor goes to its heir.
@@ -48,8 +51,8 @@ func (c *Core) leave(g *Grant) {
 	c.move(g.Slot, Leaving)
 }
 
-// recallSpare asks for spare workers back for the wants that come first. It returns in what time
-// one that stays may be for someone, 0 for never.
+// recallSpare recalls spare workers for the wants that come first. It returns how long to wait
+// before the next look; 0 means that none is needed.
 func (c *Core) recallSpare() (again time.Duration) {
 	if c.unmet == 0 || c.spare.size() == 0 {
 		return 0

@@ -6,9 +6,9 @@ import (
 
 // Fair shares. Free workers go to the tenant that has the fewest. One that a tenant has, but does
 // not need at present, is recalled for another node of the same tenant at any time, since that
-// costs nothing. For another tenant, which costs a new R, the two limits below apply. For one that
-// has no use for a part of what it asks for, and asks for more than an equal share, it is recalled
-// only when it is idle: it would rest there.
+// costs nothing. For another tenant, which costs a new R, the two limits below apply. A tenant that
+// needs all it asks for, and asks for more than an equal share, gets another tenant's worker only
+// when that is idle: otherwise the worker would rest until the others come.
 const (
 	// restLimit is how long a tenant may keep a worker between two calls while others
 	// wait. It is longer than what passes between the futures of one computation, which
@@ -23,9 +23,8 @@ const (
 	turn = 5 * time.Second
 )
 
-// next is the want whose turn it is for a worker of group, nil if no want is for one; those that a
-// worker is on its way to count if promised says so. from is the grant of the worker, nil for one
-// that is free.
+// next returns the want that gets the next worker of group, nil if none does. Wants that a worker is
+// on its way to count only if promised is true. from is the worker's grant, nil for a free worker.
 func (c *Core) next(group string, promised bool, from *Grant) *Want {
 	var best, whole *Want
 	for _, t := range c.queue {

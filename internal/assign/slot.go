@@ -59,7 +59,8 @@ type Grant struct {
 	spareSince time.Time
 }
 
-// State is what the grant's slot is in, Gone when the grant is over.
+// State is what the grant's slot is in, Gone when the grant is over or the slot's connection was
+// replaced.
 func (g *Grant) State() State {
 	if g.Slot.grant != g {
 		return Gone
@@ -96,8 +97,8 @@ func (s *spares) size() int { return s.grants.Len() }
 // all goes through the grants; the one that it is at may leave.
 func (s *spares) all() iter.Seq[*Grant] { return each[*Grant](&s.grants) }
 
-// put adds g, if it is not there, at the place that g.spareSince gives it: the last, but for one
-// that was there before.
+// put inserts g in the order of spareSince, unless it is in the list: a worker that stays after a
+// recall gets its old place.
 func (s *spares) put(g *Grant) {
 	if g.element != nil {
 		return

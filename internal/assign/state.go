@@ -9,7 +9,7 @@ const (
 	// Gone: the slot has no connection. It is the first and the last state.
 	Gone State = iota
 
-	// No session has the worker. The first four are what the slot's agent reports.
+	// No session has the worker. The first five are what the slot's agent reports.
 
 	Installing // packages
 	Starting   // R

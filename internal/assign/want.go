@@ -42,9 +42,9 @@ func (t *Tenant) share() int { return t.held + t.promised - t.parting }
 type Want struct {
 	Tenant *Tenant
 	Group  string // of the worker; "": any
-	// Whole: the tenant is of use only when it has all that it asks for. Of two such tenants the
-	// older one comes first, and has what the younger one holds untouched, where each would else
-	// hold half.
+	// Whole: the tenant needs all that it asks for before it can begin. The older of two such tenants
+	// comes first and gets what the younger one holds and has not used. Otherwise each could hold
+	// half, and neither could begin.
 	Whole bool
 	// Urgent: the worker takes the place of one that was lost in a call.
 	Urgent bool
@@ -63,8 +63,8 @@ type Want struct {
 // waits reports whether w, which may be nil, still waits.
 func (w *Want) waits() bool { return w != nil && w.waiting }
 
-// fits reports whether the tenant may hold one worker more, for w. It is full also when one of its
-// own workers is on its way to w: that one has not come back.
+// fits reports whether the tenant may get a worker for w now. A worker of its own that is on its way
+// to w still counts as held.
 func (w *Want) fits() bool {
 	t := w.Tenant
 	return t.most == 0 || t.held+t.promised-oneIf(w.promised) < t.most

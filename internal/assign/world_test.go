@@ -143,6 +143,11 @@ func (w *world) check(event Event) {
 				promised[heir]++
 			}
 		}
+		if g := w.granted[s]; s.state.Phase() == PhaseEnding {
+			delete(w.recall, g) // it is given back
+		} else if g != nil && w.recall[g] != (s.state == Claimed || s.state == Recalled || s.state == Evicted) {
+			w.fatalf("after %T: a worker is %s, and asked back: %v", event, s.state, w.recall[g])
+		}
 		if s.state == Gone {
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// What who waits for a worker says, and who it is for.
+// What callers of Acquire use of internal/assign.
 type (
 	// State is what a slot's worker is doing, as people see it.
 	State = assign.Phase

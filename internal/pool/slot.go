@@ -21,7 +21,7 @@ type slot struct {
 	conn  *link.Conn
 	hello link.HelloMessage
 	log   *zap.Logger
-	lost  chan struct{} // closed by Pool.remove
+	lost  chan struct{} // closed by forget
 
 	id, address string
 
@@ -229,17 +229,25 @@ var reported = map[link.WorkerState]assign.State{
 }
 
 func (s *slot) onState(message link.StateMessage) {
+	state, known := reported[message.State]
+	if !known {
+		return // link.Decode lets none through
+	}
 	p := s.pool
 	p.mu.Lock()
 	before := s.holder
-	p.apply(assign.Reported{Slot: &s.core, State: reported[message.State]})
-	if before != nil && before == s.holder { // it ends after the call under way
+	p.apply(assign.Reported{Slot: &s.core, State: state})
+	if before != nil && before == s.holder { // it ends after the call under way, if it still works
 		sink := before.sink
 		p.mu.Unlock()
-		if sink != nil {
+		if sink != nil && state == assign.Draining {
 			sink.Drain()
 		}
 		return
+	}
+	if s.core.State() == assign.Draining && state != assign.Draining {
+		p.mu.Unlock()
+		return // the core does not hear it, either
 	}
 	// The worker that was held is over.
 	s.pid, s.memory, s.reason = message.PID, 0, message.Reason
