@@ -86,6 +86,7 @@ planned <- function() {
   if (runif(1) < 0.5) { note("end", who); plan(sequential); standing <<- "" } # else the nodes rest
 }
 made <- function() {
+  gc() # a session that has more clusters than it uses takes all workers
   who <- name()
   note("make", who)
   cl <- listening(function() parallelly::makeClusterPSOCK(2, manual = TRUE, quiet = TRUE))
@@ -111,11 +112,12 @@ cat("clusters:", n, "\n")
 // no process is ever used by two clusters.
 func TestSamePortAtRandom(t *testing.T) {
 	t.Parallel()
+	const workers = 8 // each session has up to three that calls have set something on, and a plan
 	end := time.Now().Add(soak(t, 15*time.Second))
 	hangs := time.After(time.Until(end) + patience)
 	r := startRendezvous(t)
-	r.startAgent("pod-a", 6)
-	r.awaitWarm(6)
+	r.startAgent("pod-a", workers)
+	r.awaitWarm(workers)
 	start := func() *session {
 		return r.startR(randomClusters, r.classic(), fmt.Sprintf("SECONDS=%.0f", max(1, time.Until(end).Seconds())), fmt.Sprint("SEED=", rand.Int32()))
 	}
@@ -147,7 +149,7 @@ func TestSamePortAtRandom(t *testing.T) {
 		check(other)
 		one = nil
 	}
-	r.await("all workers, idle", func(s api.State) bool { return count(s, pool.Warm) == 6 && len(s.Clusters) == 0 })
+	r.await("all workers, idle", func(s api.State) bool { return count(s, pool.Warm) == workers && len(s.Clusters) == 0 })
 	if made < ended {
 		t.Errorf("%d sessions made %d clusters", ended, made)
 	}
