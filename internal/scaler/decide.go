@@ -17,7 +17,7 @@ const (
 	// restAfter is how long nothing shrinks after pods were not deleted.
 	restAfter = 5 * time.Minute
 	// apartAfter is how long a pod may be ready without its agent's being connected here:
-	// a connection that is lost in silence is noticed after 13 s.
+	// a connection that is lost in silence is noticed after 14 s (link.SilenceLimit).
 	apartAfter = 30 * time.Second
 	// markLimit is how long a mark of nobody's is left alone: a second Scaler may be about
 	// to use it.
