@@ -20,8 +20,8 @@ type Core struct {
 	groups    map[string]*group
 	cordons   map[string]bool // names of agents
 	phases    map[Phase]int   // how many slots are in each
-	free      free
-	spare     spares
+	free      line            // slots whose workers are warm
+	spare     line            // slots whose sessions do not need their workers at present
 	untouched map[*Grant]bool // of tenants that need all they ask for, before the session uses the worker
 	queue     []*Tenant       // that wait, oldest first
 	unmet     int             // wants that wait and that no worker is on its way to
@@ -115,7 +115,7 @@ func (c *Core) hold(s *Slot, w *Want, before *Grant) {
 		c.number++
 		g.Number = c.number
 	}
-	s.grant, s.heir = g, nil
+	s.grant = g
 	if w.Whole {
 		c.untouched[g] = true
 	}
@@ -130,7 +130,6 @@ func (c *Core) finish(s *Slot) {
 	if g == nil {
 		return
 	}
-	c.spare.remove(g)
 	delete(c.untouched, g)
 	c.stay(g)
 	g.Tenant.held--
@@ -142,16 +141,14 @@ func (c *Core) finish(s *Slot) {
 // the worker is free.
 func (c *Core) offer(s *Slot) {
 	heir := s.heir
+	s.heir = nil
 	c.move(s, Warm)
 	switch {
 	case c.cordons[s.Agent]:
-		c.disinherit(s)
+		c.unpromise(heir)
 		c.move(s, Cordoned)
 	case heir.waits():
 		c.give(s, heir)
-	default:
-		s.heir = nil
-		c.recount(s)
 	}
 	c.balance()
 }

@@ -108,7 +108,6 @@ func (c *Core) remove(s *Slot) {
 	}
 	c.disinherit(s)
 	if s.grant != nil { // which cannot give back what is lost
-		c.spare.remove(s.grant)
 		c.restore(s.grant, Gone)
 	}
 	c.move(s, Gone)
@@ -125,7 +124,6 @@ func (e Reported) apply(c *Core) {
 	case e.State == Draining && (s.state == Leaving || s.state == Ending):
 		return // it ends anyway
 	case e.State == Draining && s.state.bound():
-		c.spare.remove(s.grant)
 		c.restore(s.grant, Departing)
 		c.balance()
 		return
@@ -182,7 +180,7 @@ func (e Released) apply(c *Core) {
 	case state != Reserved && state != Claimed:
 	case g.SetUp != SetUp{}:
 		c.leave(g)
-		Finished(e).apply(c)
+		c.end(g)
 	default:
 		c.inherit(g.Slot)
 		c.finish(g.Slot)
@@ -218,14 +216,13 @@ func (e Spared) apply(c *Core) {
 	}
 	g.left = e.SetUp
 	if state == Bound {
-		g.spareSince = c.now
+		g.Slot.freeSince = c.now
 	}
 	if e.Idle || state == Idle {
 		c.move(g.Slot, Idle)
 	} else {
 		c.move(g.Slot, Spare)
 	}
-	c.spare.put(g)
 	c.balance()
 }
 
@@ -233,7 +230,6 @@ func (e Needed) apply(c *Core) {
 	g := e.Grant
 	switch g.State() {
 	case Spare, Idle:
-		c.spare.remove(g)
 		c.move(g.Slot, Bound)
 	case Recalled, Evicted:
 		c.restore(g, Bound)
@@ -250,7 +246,6 @@ func (e Yielded) apply(c *Core) {
 	case Recalled:
 		if !g.heir.waits() {
 			c.restore(g, g.rested)
-			c.spare.put(g)
 		}
 	case Spare, Idle:
 	default:
@@ -284,8 +279,7 @@ func (e Finished) apply(c *Core) {
 		c.leave(g)
 	}
 	if g.State() == Leaving {
-		c.move(g.Slot, Ending)
-		c.emit(Finish{g})
+		c.end(g)
 	}
 }
 

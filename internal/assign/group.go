@@ -139,7 +139,6 @@ func (e Cordon) apply(c *Core) {
 	for _, s := range slots {
 		if s.state == Idle {
 			evicted = true
-			c.spare.remove(s.grant)
 			c.move(s, Evicted)
 			c.emit(Recall{s.grant})
 		}

@@ -246,7 +246,7 @@ func (w *world) letGo(g *Grant) {
 		w.spareIt(g, state == Spare)
 	case state == Leaving:
 		w.apply(Finished{g})
-	case state == Idle && g.Tenant.full(): // a cluster that ends
+	case state == Idle && !(&Want{Tenant: g.Tenant}).fits(): // a cluster that ends
 		w.apply(Finished{g})
 	case w.recall[g]:
 		w.yield(g)

@@ -17,7 +17,6 @@ func (c *Core) recall(g *Grant, w *Want) {
 	}
 	to := Claimed
 	if g.State() != Reserved {
-		c.spare.remove(g)
 		g.rested, to = g.State(), Recalled
 	}
 	c.move(g.Slot, to)
@@ -46,9 +45,14 @@ func (c *Core) restore(g *Grant, to State) {
 
 // leave decides that the worker of g ends, and its successor goes to its heir.
 func (c *Core) leave(g *Grant) {
-	c.spare.remove(g)
 	c.inherit(g.Slot)
 	c.move(g.Slot, Leaving)
+}
+
+// end has the agent end the worker of g, which leaves.
+func (c *Core) end(g *Grant) {
+	c.move(g.Slot, Ending)
+	c.emit(Finish{g})
 }
 
 // recallSpare recalls spare workers for the wants that come first. It returns how long to wait
@@ -59,7 +63,8 @@ func (c *Core) recallSpare() (again time.Duration) {
 	}
 	var first *Want // that comes first for workers such as the last one
 	var last *Grant
-	for g := range c.spare.all() {
+	for s := range c.spare.all() {
+		g := s.grant
 		if last == nil || last.State() != g.State() || last.Slot.Group != g.Slot.Group || c.wholes > 0 {
 			first = c.next(g.Slot.Group, false, g)
 		}
@@ -106,7 +111,7 @@ func (c *Core) recallUntouched() (again time.Duration) {
 		return cmp.Or(cmp.Compare(b.Tenant.age, a.Tenant.age), cmp.Compare(b.Number, a.Number))
 	})
 	for _, w := range claims {
-		if w.Tenant.full() { // by an earlier claim
+		if !w.fits() { // by an earlier claim
 			continue
 		}
 		i := slices.IndexFunc(untouched, func(g *Grant) bool {
@@ -124,11 +129,8 @@ func (c *Core) recallUntouched() (again time.Duration) {
 // says that one of them is neither urgent nor of a tenant that needs all it asks for.
 func (c *Core) claims() (claims []*Want, ordinary bool) {
 	for _, t := range c.queue {
-		if t.full() {
-			continue
-		}
 		for _, w := range t.waiting {
-			if !w.promised && !(w.Whole && t.age == c.tenants) { // the youngest has no claims
+			if !w.promised && w.fits() && !(w.Whole && t.age == c.tenants) { // the youngest has no claims
 				claims = append(claims, w)
 				ordinary = ordinary || !w.Whole && !w.Urgent
 			}

@@ -1,8 +1,6 @@
 package assign
 
-import (
-	"time"
-)
+import "time"
 
 // Fair shares. Free workers go to the tenant that has the fewest. One that a tenant has, but does
 // not need at present, is recalled for another node of the same tenant at any time, since that
@@ -107,7 +105,7 @@ func (c *Core) heir(g *Grant, first *Want) (heir *Want, wait time.Duration) {
 		return own, 0
 	}
 	has, wants := g.Tenant.share(), first.Tenant.share()
-	wait = restLimit - c.now.Sub(g.spareSince)
+	wait = restLimit - c.now.Sub(g.Slot.freeSince)
 	switch {
 	case g.State() == Idle || wait <= 0 || has > wants+1:
 		return first, 0

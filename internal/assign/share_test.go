@@ -233,7 +233,7 @@ func (s scene) compute(lasts time.Duration) {
 
 // The list of free slots is in the order in which they came, and any may leave it at any time.
 func TestFree(t *testing.T) {
-	var f free
+	var f line
 	slots := make([]*Slot, 5)
 	for i := range slots {
 		slots[i] = new(Slot)

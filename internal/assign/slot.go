@@ -14,9 +14,11 @@ type Slot struct {
 	since   time.Time     // when its phase began
 	grant   *Grant        // of the tenant that holds its worker; nil for nobody
 	heir    *Want         // that is to have its next worker
-	element *list.Element // in Core.free; nil while it is not free
-	counted bool          // as used, by its group
-	turning bool          // as turning, by its group
+	element *list.Element // in the line of its state; nil in none
+	// freeSince is when the worker became warm, or its session could last spare it.
+	freeSince time.Time
+	counted   bool // as used, by its group
+	turning   bool // as turning, by its group
 }
 
 // State is what the slot is in.
@@ -50,13 +52,11 @@ type Grant struct {
 	// SetUp is how nodes of the tenant have set the worker up that had it before; zero: fresh.
 	SetUp SetUp
 
-	since      time.Time     // when the tenant got the worker
-	heir       *Want         // that the worker was recalled for
-	parting    bool          // that is another tenant's
-	left       SetUp         // as its holder leaves it
-	rested     State         // Spare or Idle, before it was recalled
-	element    *list.Element // in Core.spare; nil while it is not there
-	spareSince time.Time
+	since   time.Time // when the tenant got the worker
+	heir    *Want     // that the worker was recalled for
+	parting bool      // that is another tenant's
+	left    SetUp     // as its holder leaves it
+	rested  State     // Spare or Idle, before it was recalled
 }
 
 // State is what the grant's slot is in, Gone when the grant is over or the slot's connection was
@@ -68,69 +68,42 @@ func (g *Grant) State() State {
 	return g.Slot.state
 }
 
-// free is the list of the slots whose workers are free, longest waiting first. Any of them may
-// leave it at any time, at the same cost for ten thousand as for one.
-type free struct{ slots list.List }
+// line is a list of slots whose workers are not needed, the one that has not been for longest first.
+// Any of them may leave it at any time, at the same cost for ten thousand as for one.
+type line struct{ slots list.List }
 
-func (f *free) size() int { return f.slots.Len() }
+func (l *line) size() int { return l.slots.Len() }
 
-// all goes through the slots, longest waiting first; the one that it is at may leave.
-func (f *free) all() iter.Seq[*Slot] { return each[*Slot](&f.slots) }
-
-// put adds s, behind all others.
-func (f *free) put(s *Slot) { s.element = f.slots.PushBack(s) }
-
-// remove removes s, if it is there.
-func (f *free) remove(s *Slot) {
-	if s.element != nil {
-		f.slots.Remove(s.element)
-		s.element = nil
-	}
-}
-
-// spares is the list of the workers that their sessions do not need at present, longest spare
-// first.
-type spares struct{ grants list.List }
-
-func (s *spares) size() int { return s.grants.Len() }
-
-// all goes through the grants; the one that it is at may leave.
-func (s *spares) all() iter.Seq[*Grant] { return each[*Grant](&s.grants) }
-
-// put inserts g in the order of spareSince, unless it is in the list: a worker that stays after a
-// recall gets its old place.
-func (s *spares) put(g *Grant) {
-	if g.element != nil {
-		return
-	}
-	e := s.grants.Back()
-	for e != nil && e.Value.(*Grant).spareSince.After(g.spareSince) {
-		e = e.Prev()
-	}
-	if e == nil {
-		g.element = s.grants.PushFront(g)
-		return
-	}
-	g.element = s.grants.InsertAfter(g, e)
-}
-
-// remove removes g, if it is there.
-func (s *spares) remove(g *Grant) {
-	if g.element != nil {
-		s.grants.Remove(g.element)
-		g.element = nil
-	}
-}
-
-// each goes through a list; the element that it is at may leave.
-func each[T any](l *list.List) iter.Seq[T] {
-	return func(yield func(T) bool) {
-		for e := l.Front(); e != nil; {
+// all goes through the slots, in their order; the one that it is at may leave.
+func (l *line) all() iter.Seq[*Slot] {
+	return func(yield func(*Slot) bool) {
+		for e := l.slots.Front(); e != nil; {
 			next := e.Next()
-			if !yield(e.Value.(T)) {
+			if !yield(e.Value.(*Slot)) {
 				return
 			}
 			e = next
 		}
+	}
+}
+
+// put inserts s in the order of freeSince: a worker that stays after a recall gets its old place.
+func (l *line) put(s *Slot) {
+	e := l.slots.Back()
+	for e != nil && e.Value.(*Slot).freeSince.After(s.freeSince) {
+		e = e.Prev()
+	}
+	if e == nil {
+		s.element = l.slots.PushFront(s)
+		return
+	}
+	s.element = l.slots.InsertAfter(s, e)
+}
+
+// remove removes s, if it is there.
+func (l *line) remove(s *Slot) {
+	if s.element != nil {
+		l.slots.Remove(s.element)
+		s.element = nil
 	}
 }

@@ -97,15 +97,6 @@ func (s State) String() string {
 // Phase is what people see of s, "" for Gone.
 func (s State) Phase() Phase { return states[s].phase }
 
-// held reports whether a tenant holds the worker of a slot in s.
-func (s State) held() bool {
-	switch s {
-	case Reserved, Claimed, Leaving, Ending:
-		return true
-	}
-	return s.bound()
-}
-
 // bound reports whether a session uses the worker of a slot in s.
 func (s State) bound() bool { return s >= Bound && s <= Departing }
 
@@ -123,12 +114,28 @@ func (c *Core) move(s *Slot, to State) {
 		c.phases[to.Phase()]++
 		s.since = c.now
 	}
-	if from == Warm {
-		c.free.remove(s)
-	}
 	s.state = to
-	if to == Warm {
-		c.free.put(s)
+	if left, entered := c.line(from), c.line(to); left != entered {
+		if left != nil {
+			left.remove(s)
+		}
+		if to == Warm {
+			s.freeSince = c.now
+		}
+		if entered != nil {
+			entered.put(s)
+		}
 	}
 	c.recount(s)
+}
+
+// line is the list that slots in state are in, nil for none.
+func (c *Core) line(state State) *line {
+	switch state {
+	case Warm:
+		return &c.free
+	case Spare, Idle:
+		return &c.spare
+	}
+	return nil
 }

@@ -32,9 +32,6 @@ func (c *Core) NewTenant(name string, most int) *Tenant {
 	return &Tenant{Name: name, most: most, age: c.tenants}
 }
 
-// full reports whether the tenant has as many workers as it may have.
-func (t *Tenant) full() bool { return t.most > 0 && t.held+t.promised >= t.most }
-
 // share is what the tenant is about to have.
 func (t *Tenant) share() int { return t.held + t.promised - t.parting }
 

@@ -234,3 +234,12 @@ func (w *world) checkWants(event Event, promised map[*Want]int) {
 		}
 	}
 }
+
+// held reports whether a tenant holds the worker of a slot in s.
+func (s State) held() bool {
+	switch s {
+	case Reserved, Claimed, Leaving, Ending:
+		return true
+	}
+	return s.bound()
+}
