@@ -105,17 +105,7 @@ func (r *rendezvous) questions() []string {
 func accept(t *testing.T, handle func(net.Conn)) string {
 	t.Helper()
 	ln := testkit.Listen(t)
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { defer conn.Close(); handle(conn) })
-		}
-	})
-	t.Cleanup(func() { ln.Close(); running.Wait() })
+	t.Cleanup(testkit.Accept(ln, func(conn net.Conn) { defer conn.Close(); handle(conn) }))
 	return ln.Addr().String()
 }
 

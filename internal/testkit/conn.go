@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"net"
+	"sync"
 	"testing"
 )
 
@@ -32,4 +33,20 @@ func Pair(t testing.TB) (near, far *net.TCPConn) {
 	}
 	t.Cleanup(func() { far.Close() })
 	return near, far
+}
+
+// Accept gives each connection of listener to handle, in a goroutine of its own. stop closes the
+// listener and waits for them all.
+func Accept(listener net.Listener, handle func(net.Conn)) (stop func()) {
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { handle(conn) })
+		}
+	})
+	return func() { listener.Close(); running.Wait() }
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/psock-runtime/psock-runtime/internal/link"
+	"github.com/psock-runtime/psock-runtime/internal/testkit"
 )
 
 // Serve listens at address and gives each agent's connection to serve, in a goroutine of its
@@ -21,19 +22,12 @@ func Serve(t testing.TB, address string, serve func(context.Context, *link.Conn)
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			raw, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if conn, err := link.Accept(ctx, raw, nil, link.Timing{}); err == nil {
-				running.Go(func() { serve(ctx, conn) })
-			}
+	wait := testkit.Accept(listener, func(raw net.Conn) {
+		if conn, err := link.Accept(ctx, raw, nil, link.Timing{}); err == nil {
+			serve(ctx, conn)
 		}
 	})
-	stop = sync.OnceFunc(func() { cancel(); listener.Close(); running.Wait() })
+	stop = sync.OnceFunc(func() { cancel(); wait() })
 	t.Cleanup(stop)
 	return listener, stop
 }
